@@ -1,0 +1,113 @@
+"""The server's settings, in the container and natively. Read-only in the image, so no volume overrides them."""
+
+import hashlib
+import hmac
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyter_server.auth.identity import IdentityProvider, User
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from workspace import access, lab, places
+
+if TYPE_CHECKING:
+    from jupyter_server.base.handlers import JupyterHandler
+    from jupyter_server.serverapp import ServerApp
+
+
+def _refuse(reason: str) -> int:
+    print(f"workspace: refusing to start: {reason}", file=sys.stderr)
+    return access.REFUSED
+
+
+if not access.in_use().exists():
+    sys.exit(_refuse("no token was settled; `serve` does that, and scripts/start runs it"))
+TOKEN = access.in_use().read_text()
+
+
+class TokenOnly(IdentityProvider):
+    """Lets in who presents the workspace's token, and nobody else: no password to plant, no way to turn it off.
+
+    Beyond the stock provider: the comparison takes constant time, and the last word on the token is
+    `validate_security`, which runs after every file and flag has had its say.
+    """
+
+    updatable_fields: list[str] = []  # noqa: RUF012  (a trait's default)
+
+    def validate_security(self, app: "ServerApp", ssl_options: dict[str, Any] | None = None) -> None:
+        """Refuse to start with another token than the one that was checked."""
+        del app, ssl_options
+        if self.token != TOKEN:
+            sys.exit(_refuse("the access token must come from a token file or JUPYTER_TOKEN, not from a setting"))
+
+    async def get_user_token(self, handler: "JupyterHandler") -> User | None:
+        """The user, if the request carries the token."""
+        if not self._is_token(self.get_token(handler)):
+            return None
+        return self.get_user_cookie(handler) or self.generate_anonymous_user(handler)
+
+    def process_login_form(self, handler: "JupyterHandler") -> User | None:
+        """The user, if the form carries the token."""
+        typed = handler.get_argument("password", default="")
+        return self.generate_anonymous_user(handler) if self._is_token(typed) else None
+
+    def _is_token(self, given: str | None) -> bool:
+        return hmac.compare_digest((given or "").encode(), self.token.encode())
+
+
+c = get_config()  # noqa: F821  (traitlets puts it here)
+
+# Who gets in.
+c.ServerApp.identity_provider_class = TokenOnly
+c.IdentityProvider.token = TOKEN
+# Derived from the token, so that rotating the token ends every session, and a restart ends none.
+c.ServerApp.cookie_secret = hashlib.sha256(b"login cookie:" + TOKEN.encode()).digest()
+c.IdentityProvider.cookie_options = {"SameSite": "Lax"}
+if places.setting("WORKSPACE_TLS"):  # behind docker/tls.yml, where nobody but Caddy reaches the port
+    c.ServerApp.trust_xheaders = True
+    c.IdentityProvider.secure_cookie = True
+c.ServerApp.allow_unauthenticated_access = False
+lab.DiscreetFormatter.token = TOKEN
+c.Application.logging_config = {"formatters": {"console": {"class": "workspace.lab.DiscreetFormatter"}}}
+c.ServerApp.allow_remote_access = True
+c.ServerApp.allow_origin = ""
+c.ServerApp.terminals_enabled = places.setting("WORKSPACE_TERMINALS") != "0"
+c.ServerApp.allow_root = not places.IN_IMAGE  # natively root may be all a machine has
+
+# What they see.
+c.ServerApp.root_dir = str(places.work())
+c.ServerApp.default_url = f"/lab/tree/{places.LESSON}"
+c.LabApp.default_url = c.ServerApp.default_url
+c.LabApp.extension_manager = "readonly"
+# Defaults of the lab's settings: no question about news, no call home.
+c.LabApp.app_settings_dir = str(Path(__file__).resolve().parent / "lab-settings")
+c.LabApp.news_url = None
+c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
+c.ServerApp.contents_manager_class = lab.AtomicContents
+c.ContentsManager.allow_hidden = False
+c.ServerApp.quit_button = False
+
+# What a stranger can make it do: the stock 512 MiB are buffered before anybody is asked for a token.
+c.ServerApp.max_body_size = c.ServerApp.max_buffer_size = 64 * 1024**2
+c.ServerApp.tornado_settings = {
+    "headers": {
+        "Referrer-Policy": "same-origin",  # the token is in the first address
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "frame-ancestors 'self'",
+    }
+}
+
+# Kernels and terminals run in an environment of the user's own, and say why when they die.
+c.AsyncIOLoopKernelManager.restarter_class = lab.TellingRestarter
+c.ServerApp.kernel_websocket_connection_class = lab.TellingConnection
+shell = [sys.executable, str(places.REPOSITORY / "scripts" / "environment"), os.environ.get("SHELL", "bash")]
+c.ServerApp.terminado_settings = {"shell_command": shell}
+
+# A port that is taken is an error, not the next port: the link would be wrong.
+c.ServerApp.port_retries = 0
+# Sockets in the file system, where only this user reaches them, in place of TCP ports.
+c.KernelManager.transport = "ipc"
+# Half of it is what a cell gets between KeyboardInterrupt and the end.
+c.KernelManager.shutdown_wait_time = 20

@@ -1,0 +1,62 @@
+"""Why a process of the workspace died, read from where the kernel of the operating system counts it, not guessed."""
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_NO_LIMIT = 1 << 60
+"""Version 1 of the control groups writes a number near 2^63 for "no limit"."""
+
+
+def memory_kills(cgroups: Path = _CGROUPS) -> int:
+    """How many processes of this control group were ever killed for want of memory; 0 where nobody counts.
+
+    Version 2 counts in memory.events, version 1 in memory/memory.oom_control:
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    """
+    for file in (cgroups / "memory.events", cgroups / "memory" / "memory.oom_control"):
+        try:
+            counts = dict(line.split() for line in file.read_text().splitlines())
+            return int(counts["oom_kill"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
+
+
+def memory_limit(cgroups: Path = _CGROUPS) -> int | None:
+    """Bytes of memory that the control group allows, or None where it sets no limit."""
+    for file in (cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"):
+        try:
+            limit = int(file.read_text())
+        except (OSError, ValueError):  # no such file, or "max" (no limit)
+            continue
+        return limit if limit < _NO_LIMIT else None
+    return None
+
+
+@dataclass
+class Watch:
+    """Tells why processes died; begins to count when it is made, so make it before them."""
+
+    cgroups: Path = _CGROUPS
+    _kills: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count from here."""
+        self._kills = memory_kills(self.cgroups)
+
+    def cause(self, exit_code: int | None) -> str:
+        """Why a process ended with `exit_code`, negative for a signal as subprocess has it, and what to do about it."""
+        before, self._kills = self._kills, memory_kills(self.cgroups)
+        if exit_code in (None, -signal.SIGKILL) and self._kills > before:
+            if limit := memory_limit(self.cgroups):
+                return f"killed at the {limit / 2**30:.3g} GiB memory limit; lower batch_size or raise WORKSPACE_MEM"
+            return "killed because the machine's memory ran out; lower batch_size"
+        if exit_code == -signal.SIGBUS:
+            return "ended by SIGBUS, as when /dev/shm is full; use fewer DataLoader workers or raise shm_size"
+        if exit_code is None:
+            return "ended, and nobody can say why"
+        if exit_code < 0:
+            return f"ended by {signal.Signals(-exit_code).name}"
+        return f"ended with exit code {exit_code}"

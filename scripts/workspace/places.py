@@ -1,0 +1,69 @@
+"""Where things are, and what the user set: the same names in the container, where the image sets them, and natively."""
+
+import functools
+import hashlib
+import os
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+"""The checkout; in the image /opt/workspace, which mirrors it."""
+
+IN_IMAGE = Path("/opt/workspace") == REPOSITORY
+
+PRISTINE = REPOSITORY / "notebooks"
+"""The lesson as it was delivered, which nobody edits."""
+
+LESSON = "first_pytorch_classifier.ipynb"
+
+KERNELS = REPOSITORY / "docker"
+"""What Jupyter is told (JUPYTER_PATH) so that kernels run in an environment of the user's own."""
+
+NATIVE = REPOSITORY / ".workspace"
+"""What the workspace keeps on a machine without Docker, beside the work itself."""
+
+
+def setting(name: str) -> str | None:
+    """What the user set: in the environment, else in `.env`, which Compose reads by the same rule; None if nowhere."""
+    return os.environ.get(name) or _dotenv().get(name) or None
+
+
+@functools.cache
+def _dotenv() -> dict[str, str]:
+    file = REPOSITORY / ".env"
+    lines = file.read_text().splitlines() if file.exists() else []
+    found = (re.match(r"\s*(\w+)=(?:\"(.*)\"|'(.*)'|(.*?))(?:\s+#.*)?$", line) for line in lines)
+    return {match[1]: (match[2] or match[3] or match[4] or "").strip() for match in found if match}
+
+
+def _place(variable: str, default: str | Path) -> Path:
+    return Path(setting(variable) or default).expanduser().absolute()
+
+
+def work() -> Path:
+    """The server's root: the user's notebooks, runs and settings."""
+    return _place("WORKSPACE_WORK", setting("WORKSPACE_DIR") or REPOSITORY / "work")
+
+
+def data() -> Path:
+    """Datasets, shared by all runs."""
+    return _place("WORKSPACE_DATA", NATIVE / "data")
+
+
+def state() -> Path:
+    """What the workspace remembers about itself: the generated token, what it has seeded."""
+    return _place("WORKSPACE_STATE", NATIVE / "state")
+
+
+def secrets() -> Path:
+    """A folder in which a file `token` may be put."""
+    return _place("WORKSPACE_SECRETS", REPOSITORY / "docker" / "secrets")
+
+
+def runtime() -> Path:
+    """What lives as long as the server does: kernels' sockets, connection files, the token in use.
+
+    Natively a short path, since a socket's may have 107 characters at most.
+    """
+    checkout = hashlib.sha256(str(REPOSITORY).encode()).hexdigest()[:8]
+    return _place("JUPYTER_RUNTIME_DIR", f"/tmp/pytorch-workspace-{os.getuid()}-{checkout}")  # noqa: S108

@@ -1,0 +1,72 @@
+"""Put the delivered notebooks into the user's folder: what is missing is added, what was edited is never touched."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from workspace import places
+
+
+def seed() -> list[str]:
+    """Bring the work folder up to date with the delivered files and return a line for each that was left as it is.
+
+    A file is replaced only if it still is, byte for byte, what an earlier start put there; what that was is remembered
+    in the state folder. So a new release reaches everybody who did not edit the lesson, and nobody loses an edit.
+    """
+    record = places.state() / "seeded.json"
+    seeded: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    kept = []
+    for pristine in _delivered():
+        copy = places.work() / pristine.name
+        digest = _digest(pristine)
+        if copy.exists() and _digest(copy) not in (digest, seeded.get(pristine.name)):
+            if digest != seeded.get(pristine.name):
+                kept.append(f"{copy.name} was edited and is left as it is; a newer one has come with this release")
+            continue
+        if not copy.exists() or _digest(copy) != digest:
+            _copy(pristine, copy)
+        seeded[pristine.name] = digest
+    _write(record, json.dumps(seeded, indent=1))
+    return kept
+
+
+def put_back() -> list[Path]:
+    """Put the delivered lesson beside the user's own and return what was written; nothing is overwritten."""
+    written = []
+    for pristine in _delivered():
+        copy = places.work() / pristine.name
+        if copy.exists() and _digest(copy) == _digest(pristine):
+            continue
+        number = 0
+        while copy.exists():
+            number += 1
+            copy = places.work() / f"{pristine.stem}.original{number if number > 1 else ''}{pristine.suffix}"
+        _copy(pristine, copy)
+        written.append(copy)
+    return written
+
+
+def _delivered() -> list[Path]:
+    return sorted(path for path in places.PRISTINE.iterdir() if path.suffix in {".ipynb", ".py"})
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _copy(pristine: Path, copy: Path) -> None:
+    new = copy.with_name(f".{copy.name}.new")
+    shutil.copyfile(pristine, new)
+    new.replace(copy)
+
+
+def _write(file: Path, text: str) -> None:
+    new = file.with_name(file.name + ".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+if __name__ == "__main__":
+    for path in put_back():
+        print(path.name)

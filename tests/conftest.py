@@ -1,0 +1,78 @@
+"""Fixtures: labs to test, and what a machine must have for them."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labs import REPOSITORY, Container, Lab, NativeServer, free_port
+
+REQUIRED = os.environ.get("WORKSPACE_TESTS_REQUIRE", "").split()
+"""What must not be missing here (`engine`, `browser`): then a test that lacks it fails where it would be skipped."""
+
+
+def missing(what: str, why: str) -> None:
+    """Skip the test for want of `what`, or fail it where that is required."""
+    (pytest.fail if what in REQUIRED else pytest.skip)(why)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository to start workspaces from, so that no running one and nobody's work is touched."""
+    copy = tmp_path_factory.mktemp("checkout")
+    kept = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__", ".ipynb_checkpoints")
+    shutil.copytree(REPOSITORY, copy, ignore=kept, dirs_exist_ok=True)
+    (copy / ".venv").symlink_to(REPOSITORY / ".venv")
+    return copy
+
+
+@pytest.fixture
+def native_server(tmp_path: Path) -> NativeServer:
+    return NativeServer(tmp_path, free_port())
+
+
+@pytest.fixture(scope="session")
+def native_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One server for the tests that only look at it."""
+    with NativeServer(tmp_path_factory.mktemp("lab"), free_port()).running() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def compose_command() -> None:
+    """Docker Compose, which the test needs."""
+    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], check=False).returncode:
+        missing("engine", "docker compose is not installed here")
+
+
+@pytest.fixture(scope="session")
+def engine(compose_command: None) -> None:  # noqa: ARG001
+    """A Docker engine with Compose, which the test needs."""
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        missing("engine", "no Docker engine answers here")
+
+
+@pytest.fixture(scope="session")
+def container(engine: None, checkout: Path) -> Iterator[Container]:  # noqa: ARG001
+    """One container for the tests that leave it as they found it."""
+    workspace = Container(checkout, f"workspace-test-{os.getpid()}", free_port())
+    try:
+        workspace.start()
+        yield workspace
+    finally:
+        workspace.remove()
+
+
+@pytest.fixture(scope="session")
+def container_lab(container: Container) -> Lab:
+    return Lab(container.command("scripts/link").stdout.strip())
+
+
+@pytest.fixture
+def fresh(engine: None, checkout: Path) -> Iterator[Container]:  # noqa: ARG001
+    """A workspace that a test may stop, spoil and re-create."""
+    workspace = Container(checkout, f"workspace-test-{os.getpid()}-{free_port()}", free_port())
+    yield workspace
+    workspace.remove()

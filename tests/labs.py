@@ -1,0 +1,199 @@
+"""A lab to talk to, natively or in a container, and waiting for conditions in place of seconds."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+import websocket
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> object:
+    """Wait until `condition()` is true and return its value; fail after `timeout_s`."""
+    give_up = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < give_up, f"still waiting after {timeout_s} s"
+        time.sleep(0.1)
+    return value
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running lab, seen from outside."""
+
+    link: str
+
+    @property
+    def url(self) -> str:
+        parts = urlsplit(self.link)
+        return f"http://127.0.0.1:{parts.port}"
+
+    @property
+    def token(self) -> str:
+        return parse_qs(urlsplit(self.link).query)["token"][0]
+
+    def get(self, path: str, token: str | None = None) -> requests.Response:
+        return self.request("GET", path, token)
+
+    def request(self, method: str, path: str, token: str | None = None, **options: object) -> requests.Response:
+        headers = {"Authorization": f"token {token}"} if token else {}
+        return requests.request(method, self.url + path, headers=headers, timeout=30, allow_redirects=False, **options)
+
+    def run(self, code: str, timeout_s: float = 60) -> str:
+        """Run `code` in a new kernel, as the browser does, and return what it prints. Fails if the code raises."""
+        kernel = self.request("POST", "/api/kernels", self.token, json={"name": "python3"}).json()["id"]
+        printed = ""
+        with contextlib.closing(self.send(kernel, code, timeout_s)) as channel:
+            while True:
+                answer = json.loads(channel.recv())
+                if answer["parent_header"].get("msg_type") != "execute_request":
+                    continue
+                if answer["msg_type"] == "stream":
+                    printed += answer["content"]["text"]
+                if answer["msg_type"] == "execute_reply":
+                    assert answer["content"]["status"] == "ok", answer["content"]
+                if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
+                    break
+        self.request("DELETE", f"/api/kernels/{kernel}", self.token)
+        return printed
+
+    def send(self, kernel: str, code: str, timeout_s: float = 60) -> websocket.WebSocket:
+        """Send `code` to a kernel; the answers come over the socket that is returned."""
+        address = f"ws{self.url.removeprefix('http')}/api/kernels/{kernel}/channels"
+        channel = websocket.create_connection(address, header=[f"Authorization: token {self.token}"], timeout=timeout_s)
+        header = {
+            "msg_id": str(uuid.uuid4()),
+            "msg_type": "execute_request",
+            "username": "",
+            "session": "s",
+            "version": "5.3",
+        }
+        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        request = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+        channel.send(json.dumps(request))
+        return channel
+
+    def in_terminal(self, name: str, line: str, until: str, timeout_s: float = 60) -> str:
+        """Type a line into a terminal; what it shows up to and with `until`."""
+        address = f"ws{self.url.removeprefix('http')}/terminals/websocket/{name}"
+        header = [f"Authorization: token {self.token}"]
+        shown = ""
+        with contextlib.closing(websocket.create_connection(address, header=header, timeout=timeout_s)) as channel:
+            channel.send(json.dumps(["stdin", line + "\r"]))
+            while until not in shown:
+                kind, *rest = json.loads(channel.recv())
+                shown += rest[0] if kind == "stdout" else ""
+        return shown
+
+    def wait_for_file(self, name: str) -> None:
+        """Wait until the work folder has a file of this name."""
+        wait_until(lambda: self.get(f"/api/contents/{name}?content=0", self.token).status_code == 200)
+
+
+def command(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the checkout's commands as a person would."""
+    return subprocess.run(
+        arguments, cwd=checkout, env=os.environ | environment, capture_output=True, text=True, timeout=1500, check=False
+    )
+
+
+@dataclass(frozen=True)
+class NativeServer:
+    """`scripts/serve` in folders of its own."""
+
+    folder: Path
+    port: int
+
+    def environment(self, **more: str) -> dict[str, str]:
+        places = {f"WORKSPACE_{name.upper()}": str(self.folder / name) for name in ("work", "data", "state", "secrets")}
+        # A socket's path may have 107 characters: pytest's folders are too deep.
+        runtime = {"JUPYTER_RUNTIME_DIR": f"/tmp/workspace-test-{self.port}"}  # noqa: S108
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER_", "WORKSPACE_"))}
+        return clean | places | runtime | {"JUPYTER_CONFIG_DIR": str(self.folder / "jupyter")} | more
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(REPOSITORY / "scripts/serve"), "--ip", "127.0.0.1", "--port", str(self.port)]
+
+    def refusal(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Start where a refusal is expected, and return how it ended."""
+        return subprocess.run(
+            self.command(),
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @contextlib.contextmanager
+    def running(self, **environment: str) -> Iterator[Lab]:
+        log = self.folder / "server.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                self.command(), env=self.environment(**environment), stdout=stream, stderr=stream
+            )
+        try:
+            lab = Lab(f"http://127.0.0.1:{self.port}/?token=none")
+            wait_until(lambda: process.poll() is not None or _answers(lab))
+            assert process.poll() is None, log.read_text()
+            yield Lab(lab.link.replace("none", Path(f"/tmp/workspace-test-{self.port}/token").read_text()))  # noqa: S108
+        finally:
+            process.terminate()
+            process.wait(60)
+            shutil.rmtree(f"/tmp/workspace-test-{self.port}", ignore_errors=True)  # noqa: S108
+
+
+def _answers(lab: Lab) -> bool:
+    with contextlib.suppress(requests.ConnectionError):
+        return lab.get("/api").ok
+    return False
+
+
+@dataclass(frozen=True)
+class Container:
+    """A workspace in Docker, started by scripts/start from the checkout, in a compose project of its own."""
+
+    checkout: Path
+    project: str
+    port: int
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return command(
+            self.checkout,
+            *arguments,
+            COMPOSE_PROJECT_NAME=self.project,
+            WORKSPACE_PORT=str(self.port),
+            WORKSPACE_BIND="127.0.0.1",
+            **environment,
+        )
+
+    def inside(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.command("docker", "compose", "exec", "-T", "workspace", *arguments)
+
+    def start(self, *arguments: str, **environment: str) -> Lab:
+        started = self.command("scripts/start", *arguments, **environment)
+        assert started.returncode == 0, started.stdout + started.stderr
+        assert "could not be brought up to date" not in started.stdout, started.stdout
+        return Lab(started.stdout.splitlines()[-1])
+
+    def remove(self) -> None:
+        self.command("docker", "compose", "down", "--volumes", "--timeout", "30")

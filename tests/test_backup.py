@@ -1,0 +1,333 @@
+"""Nothing is lost: backup and restore, and labs that are killed while they save."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from labs import REPOSITORY, Container, Lab, NativeServer, wait_until
+from workspace import archive
+from workspace.cli import UserError
+
+ROUNDS = int(os.environ.get("WORKSPACE_KILL_ROUNDS", "2"))
+"""How often a lab is killed while it saves, natively and in the container together; 50 for a full proof."""
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with a little of everything, and a place to go to."""
+    monkeypatch.chdir(tmp_path)
+    for machine in ("old", "new"):
+        for name in ("work", "state"):
+            (tmp_path / machine / name).mkdir(parents=True)
+    use(tmp_path / "old", monkeypatch)
+    work = tmp_path / "old/work"
+    (work / "mine.ipynb").write_text('{"cells": []}')
+    (work / "runs/first").mkdir(parents=True)
+    (work / "runs/first/run.json").write_text('{"status": "completed"}')
+    (work / ".jupyterlab/settings").mkdir(parents=True)
+    (work / ".jupyterlab/settings/theme").write_text("dark")
+    (work / "weights.pt").write_bytes(os.urandom(3_000_000))
+    (tmp_path / "old/state/seeded.json").write_text('{"lesson": "digest"}')
+    (tmp_path / "old/state/token").write_text("secret")
+    return tmp_path
+
+
+def use(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSPACE_WORK", str(machine / "work"))
+    monkeypatch.setenv("WORKSPACE_STATE", str(machine / "state"))
+
+
+def content(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def saved() -> bytes:
+    stream = io.BytesIO()
+    archive.write(stream)
+    return stream.getvalue()
+
+
+def test_everything_but_token_and_datasets_arrives_on_another_machine(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = saved()
+    use(folders / "new", monkeypatch)
+    count, aside = archive.restore(io.BytesIO(backup))
+    assert (count, aside) == (5, None)
+    assert content(folders / "new/work") == content(folders / "old/work")
+    assert content(folders / "new/state").keys() == {"seeded.json"}
+    assert b"secret" not in backup
+
+
+def test_restored_twice_changes_nothing(folders: Path) -> None:
+    before = content(folders / "old")
+    count, aside = archive.restore(io.BytesIO(saved()))
+    assert (count, aside) == (5, None)
+    assert content(folders / "old") == before
+
+
+def test_what_stands_in_a_files_place_is_kept(folders: Path) -> None:
+    backup = saved()
+    (folders / "old/work/mine.ipynb").write_text("newer")
+    _, aside = archive.restore(io.BytesIO(backup))
+    assert aside is not None
+    assert (aside / "mine.ipynb").read_text() == "newer"
+    assert (folders / "old/work/mine.ipynb").read_text() == '{"cells": []}'
+
+
+def cut(backup: bytes) -> bytes:
+    return backup[: len(backup) // 2]
+
+
+def changed(backup: bytes) -> bytes:
+    middle = len(backup) // 2
+    return backup[:middle] + bytes([backup[middle] ^ 1]) + backup[middle + 1 :]
+
+
+def made_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for member, data in members:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        cut,
+        changed,
+        lambda _: b"",
+        lambda _: b"<html>please log in</html>",
+        lambda _: made_of((tarfile.TarInfo("work/a"), b"without a list")),
+        lambda _: made_of((tarfile.TarInfo("work/a"), b"1"), (tarfile.TarInfo("sha256.json"), b'{"files": {}}')),
+        lambda _: made_of((tarfile.TarInfo("work/../../out"), b"1")),
+        lambda _: made_of((tarfile.TarInfo("/etc/cron.d/x"), b"1")),
+        lambda _: made_of((tarfile.TarInfo("state/token"), b"0123456789abcdef" * 4)),
+        lambda _: made_of((link("work/a", "/etc"), b"")),
+        lambda _: made_of((tarfile.TarInfo("sha256.json"), b"[]")),
+    ],
+)
+def test_backup_that_is_not_right_is_refused_and_changes_nothing(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[bytes], bytes]
+) -> None:
+    spoilt = spoil(saved())
+    use(folders / "new", monkeypatch)
+    for attempt in (archive.verify, archive.restore):
+        with pytest.raises(UserError, match="nothing was changed"):
+            attempt(io.BytesIO(spoilt))
+    assert content(folders / "new") == {}
+
+
+def test_file_that_changes_while_it_is_saved_is_saved_whole(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = folders / "old/work/mine.ipynb"
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            file.with_suffix(".new").write_text(json.dumps({"cells": [number] * 100_000}))
+            file.with_suffix(".new").replace(file)
+            stop.wait(0.05)
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        backup = saved()
+    finally:
+        stop.set()
+        writer.join()
+    use(folders / "new", monkeypatch)
+    archive.restore(io.BytesIO(backup))
+    assert len(set(json.loads((folders / "new/work/mine.ipynb").read_text())["cells"])) <= 1
+
+
+def test_commands_back_up_and_restore_natively(folders: Path) -> None:
+    def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, REPOSITORY / "scripts" / script, "--native", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    made = run("backup", "mine.tar.gz")
+    assert made.returncode == 0, made.stderr
+    assert "5 files" in made.stdout
+    assert (folders / "mine.tar.gz").stat().st_mode & 0o777 == 0o600
+    again = run("backup", "mine.tar.gz")
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    (folders / "old/work/mine.ipynb").unlink()
+    restored = run("restore", "mine.tar.gz")
+    assert restored.returncode == 0, restored.stderr
+    assert (folders / "old/work/mine.ipynb").exists()
+    missing = run("restore", "nowhere.tar.gz")
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    full = run("backup", "/dev/full/x.tar.gz")
+    assert (full.returncode, full.stderr.count("\n")) == (1, 1)
+
+
+def test_workspace_moves_from_one_container_to_another(fresh: Container, container: Container, tmp_path: Path) -> None:
+    lab = Lab(container.command("scripts/link").stdout.strip())
+    edit = {"type": "file", "format": "text", "content": "moved"}
+    assert lab.request("PUT", "/api/contents/moved.txt", lab.token, json=edit).status_code == 201
+    backup = tmp_path / "workspace.tar.gz"
+    made = container.command("scripts/backup", str(backup))
+    assert made.returncode == 0, made.stderr
+    assert "every byte verified" in made.stdout
+    lab.request("DELETE", "/api/contents/moved.txt", lab.token)
+    restored = fresh.command("scripts/restore", str(backup))  # before that workspace ever ran
+    assert restored.returncode == 0, restored.stderr
+    assert "every one as it was saved" in restored.stdout
+    moved = fresh.start()
+    assert moved.token != lab.token
+    assert moved.get("/api/contents/moved.txt", moved.token).json()["content"] == "moved"
+    broken = tmp_path / "broken.tar.gz"
+    broken.write_bytes(cut(backup.read_bytes()))
+    refused = fresh.command("scripts/restore", str(broken))
+    assert refused.returncode == 1
+    assert "nothing was changed" in refused.stderr
+
+
+# --- killed while it saves ---
+
+
+def notebook(number: int) -> dict:
+    """A notebook whose every cell says the same number, so that a mixture shows."""
+    cell = {"cell_type": "code", "metadata": {}, "source": str(number), "outputs": [], "execution_count": None}
+    cells = [cell | {"id": f"c{index}"} for index in range(300)]
+    body = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    return {"type": "notebook", "format": "json", "content": body}
+
+
+def save_until_killed(lab: Lab, first: int, kill: Callable[[], None]) -> tuple[int, int]:
+    """Save as fast as it goes and kill the lab in between; the last number acknowledged, and the last that was sent."""
+    assert lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(first)).ok
+    killer = threading.Timer(random.uniform(0.2, 0.8), kill)  # noqa: S311
+    killer.start()
+    number = first + 1
+    while True:
+        try:
+            answer = lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(number))
+        except requests.RequestException:
+            killer.join()
+            return number - 1, number
+        assert answer.ok, answer.text
+        number += 1
+
+
+def read(lab: Lab) -> int:
+    """The number in the saved notebook, which must be whole."""
+    got = lab.get("/api/contents/saved.ipynb", lab.token)
+    assert got.status_code == 200, got.text
+    numbers = {cell["source"] for cell in got.json()["content"]["cells"]}
+    assert len(numbers) == 1, numbers
+    return int(numbers.pop())
+
+
+WRITE_CHECKPOINTS = """
+import os, pathlib, torch
+weights = torch.zeros(1_000_000)
+while True:
+    weights += 1
+    torch.save(weights, '/workspace/checkpoint.new')
+    os.replace('/workspace/checkpoint.new', '/workspace/checkpoint.pt')
+"""
+READ_CHECKPOINT = """
+import torch
+weights = torch.load('/workspace/checkpoint.pt', weights_only=True)
+print(weights.min().item() == weights.max().item() > 0)
+"""
+
+
+def test_saves_survive_a_killed_server(native_server: NativeServer) -> None:
+    rounds, number = ROUNDS - ROUNDS // 2, 1
+    for _ in range(rounds):
+        with running(native_server) as (lab, kill):
+            acknowledged, number = save_until_killed(lab, number + 1, kill)
+        assert json.loads((native_server.folder / "work/saved.ipynb").read_text())["nbformat"] == 4  # for other readers
+        with native_server.running() as lab:
+            assert acknowledged <= read(lab) <= number
+
+
+@contextlib.contextmanager
+def running(server: NativeServer) -> Iterator[tuple[Lab, Callable[[], None]]]:
+    """A server that can be killed."""
+    with (server.folder / "server.log").open("w") as log:
+        process = subprocess.Popen(server.command(), env=server.environment(), stdout=log, stderr=log)
+    lab = Lab(f"http://127.0.0.1:{server.port}/?token=none")
+    runtime = Path(server.environment()["JUPYTER_RUNTIME_DIR"])
+
+    def answers() -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return lab.get("/api").ok
+        return False
+
+    wait_until(answers)
+    yield Lab(lab.link.replace("none", (runtime / "token").read_text())), lambda: os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+
+
+def test_saves_and_checkpoints_survive_a_killed_container(fresh: Container) -> None:
+    number = 0
+    lab = fresh.start()
+    ids = fresh.command("docker", "compose", "ps", "--quiet").stdout.strip()
+    for _ in range(ROUNDS // 2):
+        kernel = lab.request("POST", "/api/kernels", lab.token, json={}).json()["id"]
+        lab.send(kernel, WRITE_CHECKPOINTS)
+        lab.wait_for_file("checkpoint.pt")
+        inspected = subprocess.run(
+            ["docker", "inspect", "--format", "{{.State.Pid}}", ids], capture_output=True, text=True, check=True
+        )
+        # From the host, as a crash: the engine starts it again by itself.
+        acknowledged, number = save_until_killed(
+            lab, number + 1, lambda pid=int(inspected.stdout): os.kill(pid, signal.SIGKILL)
+        )
+        wait_until(lambda: fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0)
+        assert acknowledged <= read(lab) <= number
+        assert lab.run(READ_CHECKPOINT, 120) == "True\n"
+
+
+SMALL_DISK = """
+volumes: {work: {driver: local, driver_opts: {type: tmpfs, device: tmpfs, o: "size=16m,uid=1000"}}}
+"""
+
+
+def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fresh: Container) -> None:
+    overlay = fresh.checkout / "docker/small-disk.yml"
+    overlay.write_text(SMALL_DISK)
+    try:
+        started = fresh.command(
+            *("docker", "compose", "-f", "docker-compose.yml", "-f", str(overlay), "up", "--detach", "--no-build")
+        )
+    finally:
+        overlay.unlink()
+    assert started.returncode == 0, started.stderr
+    wait_until(lambda: fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0)
+    lab = Lab(fresh.command("scripts/link").stdout.strip())
+    assert "MB are free in /workspace" in fresh.command("docker", "compose", "logs").stdout
+    assert lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(1)).ok
+    fresh.inside("sh", "-c", "cat /dev/zero > /workspace/filling")
+    refused = lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(2))
+    assert refused.status_code == 500
+    assert "No space left on device" in refused.text
+    assert read(lab) == 1
+    made = fresh.command("scripts/backup", str(fresh.checkout / "rescued.tar.gz"))
+    assert made.returncode == 0, made.stderr

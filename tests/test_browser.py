@@ -1,0 +1,117 @@
+"""The workspace as a person meets it: Chromium follows the printed link and runs the lesson."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from conftest import missing
+from labs import REPOSITORY, Container, Lab
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from workspace.places import LESSON
+
+PICTURE = REPOSITORY / "tests/pictures/lab.png"
+SMALL = {"dataset": "drawn", "epochs": 1.0, "train_images": 2000}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium: the machine's own, else Playwright's."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
+        try:
+            chromium = playwright.chromium.launch(
+                executable_path=path, args=[*sandbox, "--disable-background-networking"]
+            )
+        except Error as error:
+            missing("browser", f"no Chromium here, and none can be installed: {error}")
+        yield chromium
+        chromium.close()
+
+
+def set_parameters(lab: Lab, **values: object) -> None:
+    """Edit the lesson's parameters cell, as a person would type."""
+    lesson = lab.get(f"/api/contents/{LESSON}", lab.token).json()["content"]
+    cell = next(cell for cell in lesson["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    for name, value in values.items():
+        cell["source"], edits = re.subn(rf"(?m)^({name}: \w+ = ).*?(  #|$)", rf"\g<1>{value!r}\g<2>", cell["source"])
+        assert edits == 1, name
+    saved = lab.request("PUT", f"/api/contents/{LESSON}", lab.token, json={"type": "notebook", "content": lesson})
+    assert saved.status_code == 200
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield page
+    page.close()
+
+
+def open_lesson(page: Page, lab: Lab) -> None:
+    page.goto(lab.link)
+    expect(page.get_by_role("heading", name="Your first image classifier with PyTorch")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60_000)
+
+
+def printed(page: Page, last: str) -> str:
+    """What the lesson's cells print, once they have come to `last` and none is running."""
+    expect(page.get_by_text(re.compile(last))).to_be_attached(timeout=300_000)
+    expect(page.locator(".jp-InputPrompt", has_text="[*]")).to_have_count(0, timeout=300_000)
+    expect(page.locator("[data-mime-type='application/vnd.jupyter.error']")).to_have_count(0)
+    return "\n".join(page.locator(".jp-OutputArea-output").all_text_contents())
+
+
+def test_link_shows_the_lesson_with_its_results_before_anything_runs(container_lab: Lab, page: Page) -> None:
+    open_lesson(page, container_lab)
+    page.get_by_text(re.compile("Accuracy of the network on the")).last.scroll_into_view_if_needed()
+    page.get_by_text(re.compile("Accuracy of truck")).scroll_into_view_if_needed()
+    shown = printed(page, "Accuracy of truck")
+    assert re.search(r"Accuracy of the network on the 10000 test images: \d+ %", shown)
+    if os.environ.get("WORKSPACE_PICTURES"):  # the README's picture is made again with this variable set
+        page.get_by_role("heading", name="7. Test it").evaluate("heading => heading.scrollIntoView()")
+        page.screenshot(path=PICTURE)
+
+
+def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Container, page: Page) -> None:
+    lab = fresh.start()
+    set_parameters(lab, **SMALL)
+    open_lesson(page, lab)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    shown = printed(page, "Accuracy of star")
+    assert re.search(r"Accuracy of the network on the \d+ test images: \d+ %", shown)
+    assert len(re.findall(r"^Accuracy of \w+ : +\d+ %$", shown, re.MULTILINE)) == 10
+
+
+def test_page_without_the_token_asks_for_it(container_lab: Lab, page: Page) -> None:
+    page.goto(container_lab.url)
+    expect(page.get_by_text("Token authentication is enabled")).to_be_visible()
+    page.locator("#password_input").fill("f" * 64)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_text("Invalid credentials")).to_be_visible()
+
+
+def test_reason_for_a_kernels_death_stands_below_the_cell_that_ran(container_lab: Lab, page: Page) -> None:
+    cell = {"cell_type": "code", "id": "die", "metadata": {}, "outputs": [], "execution_count": None}
+    cell["source"] = "import os, time\nprint('working', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), 7)"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    body = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    new = {"type": "notebook", "content": body}
+    assert container_lab.request("PUT", "/api/contents/die.ipynb", container_lab.token, json=new).ok
+    # A lab workspace of its own: in the shared one the lesson's tab may come back and be what is run.
+    page.goto(container_lab.link.replace("/?", "/lab/workspaces/death/tree/die.ipynb?"))
+    expect(page.get_by_text("time.sleep")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    expect(page.get_by_role("dialog")).to_contain_text("appears to have died", timeout=60_000)
+    below = page.locator(".jp-OutputArea-output")
+    expect(below.filter(has_text="The kernel was ended by SIGBUS")).to_be_visible()
+    page.get_by_role("dialog").get_by_role("button", name="Ok").click()
+    container_lab.request("DELETE", "/api/contents/die.ipynb", container_lab.token)

@@ -1,0 +1,185 @@
+"""docker/cluster.yml: a scheduler and two workers in containers, whose machines go away in the midst of a sweep."""
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from labs import command, wait_until
+from small import METRICS, notebook
+from workspace import runs
+
+TIME_TO_LIVE_S = 10
+RUNS = 5
+
+# A line is added to `made` at the start of each run: how often it was begun, whatever came of it.
+SLOW = """\
+import time
+
+with open("made", "a") as made:
+    print(x, file=made)
+time.sleep(3)
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster in containers, with the work folder of this machine's."""
+
+    checkout: Path
+    work: Path
+
+    def compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        files = ["-f", "docker-compose.yml", "-f", "docker/cluster.yml"]
+        return command(
+            self.checkout,
+            *("docker", "compose", *files, *arguments),
+            COMPOSE_PROJECT_NAME=f"workspace-cluster-{os.getpid()}",
+            WORKSPACE_DIR=str(self.work),
+            WORKSPACE_UID=str(os.getuid() or 1000),
+            WORKSPACE_PORT="0",
+            WORKSPACE_BIND="127.0.0.1",
+            WORKSPACE_WORKER_TTL=f"{TIME_TO_LIVE_S}s",
+        )
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "--quiet", service).stdout.split()
+
+    def sweep(self, folder: str) -> subprocess.Popen[str]:
+        """Begin a sweep of all runs in the background."""
+        inside = [
+            "sweep",
+            "slow.ipynb",
+            "-p",
+            f"x=1:{RUNS}:{RUNS}",
+            "-o",
+            folder,
+            "--scheduler",
+            "tls://scheduler:8786",
+        ]
+        return subprocess.Popen(
+            ["docker", "exec", *self.containers("workspace"), *inside],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def results(self, folder: str) -> list[int]:
+        """What was made in `folder`, and that each run was: once, and completed."""
+        records = [json.loads(file.read_text()) for file in self.work.glob(f"{folder}/[!.]*/run.json")]
+        assert all(record["status"] == "completed" for record in records), records
+        return sorted(record["given"]["x"] for record in records)
+
+    def at_work(self, folder: str) -> list[runs.Run]:
+        """The runs that go on at this moment."""
+        found = [runs.Run(state.parent) for state in self.work.glob(f"{folder}/.x-*/state.json")]
+        return [run for run in found if run.status == runs.RUNNING]
+
+
+@pytest.fixture(scope="module")
+def cluster(engine: None, checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:  # noqa: ARG001
+    work = tmp_path_factory.mktemp("work")
+    notebook(work / "slow.ipynb", SLOW, METRICS)
+    if os.getuid() == 0:  # the image's user is not root
+        for path in (work, *work.iterdir()):
+            os.chown(path, 1000, 1000)
+    for folder in (work, *list(work.parents)[:3]):
+        folder.chmod(folder.stat().st_mode | 0o755)
+    cluster = Cluster(checkout, work)
+    try:
+        built = cluster.compose("build", "workspace")
+        assert built.returncode == 0, built.stderr
+        started = cluster.compose("up", "--detach", "--scale", "worker=2", "--no-build")
+        assert started.returncode == 0, started.stderr
+        yield cluster
+    finally:
+        cluster.compose("down", "--volumes", "--timeout", "1")
+
+
+def test_members_show_certificates_and_strangers_are_refused(cluster: Cluster) -> None:
+    join = "from distributed import Client; Client('{}://scheduler:8786', timeout=5)"
+    forget = "import os; [os.environ.pop(name) for name in list(os.environ) if name.startswith('DASK_')]; "
+    (workspace,) = cluster.containers("workspace")
+    python = ["docker", "exec", workspace, "python", "-c"]
+    refused = command(cluster.checkout, *python, forget + join.format("tcp"))
+    assert refused.returncode == 1
+    assert "CommClosedError" in refused.stderr or "timed out" in refused.stderr, refused.stderr
+    welcome = command(cluster.checkout, *python, join.format("tls"))
+    assert welcome.returncode == 0, welcome.stderr
+    without = ["sweep", "slow.ipynb", "-p", "x=1", "-o", "plain", "--scheduler", "tcp://scheduler:8786"]
+    plain = command(cluster.checkout, *python[:3], *without)
+    assert plain.returncode == 3, plain.stderr
+    assert "encryption required" in plain.stderr
+
+
+def test_no_member_opens_a_port_of_this_machine(cluster: Cluster) -> None:
+    for service in ("scheduler", "worker"):
+        for container in cluster.containers(service):
+            assert command(cluster.checkout, "docker", "port", container).stdout == ""
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_no_result(cluster: Cluster) -> None:
+    notebook(
+        cluster.work / "large.ipynb",
+        "Path = __import__('pathlib').Path",
+        "Path(output_folder, 'a').write_text('a' * 10**6)",
+    )
+    (cluster.work / "large.ipynb").chmod(0o644)
+    image = command(cluster.checkout, "docker", "inspect", "-f", "{{.Image}}", *cluster.containers("workspace")).stdout
+    small = [
+        "--tmpfs",
+        "/small:size=300k,mode=1777",
+        "--tmpfs",
+        "/state:mode=1777",
+        "-v",
+        f"{cluster.work}:/workspace:ro",
+    ]
+    line = "run large.ipynb -o /small/out; echo exit code $?; ls /small"
+    done = command(cluster.checkout, "docker", "run", "--rm", *small, image.strip(), "bash", "-c", line)
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == "exit code 1\n"
+
+
+def test_a_worker_killed_and_one_that_falls_silent_lose_nothing(cluster: Cluster) -> None:
+    sweep = cluster.sweep("gone")
+    killed, silent = cluster.containers("worker")
+    wait_until(lambda: len(cluster.at_work("gone")) == 2 or sweep.poll() is not None, 90)
+    subprocess.run(["docker", "kill", killed], check=True, capture_output=True)
+    wait_until(lambda: cluster.results("gone"), 60)
+    subprocess.run(["docker", "start", killed], check=True, capture_output=True)
+    wait_until(lambda: cluster.at_work("gone"), 60)
+    subprocess.run(["docker", "pause", silent], check=True, capture_output=True)
+    try:
+        output, _ = sweep.communicate(timeout=180)
+    finally:
+        subprocess.run(["docker", "unpause", silent], check=True, capture_output=True)
+    assert sweep.returncode == 0, output
+    assert cluster.results("gone") == list(range(1, RUNS + 1))
+    records = {file: file.stat().st_mtime_ns for file in cluster.work.glob("gone/*/run.json")}
+    wait_until(lambda: not cluster.at_work("gone"))  # the one that was silent has ended, too
+    assert records == {file: file.stat().st_mtime_ns for file in cluster.work.glob("gone/*/run.json")}, "overwritten"
+    again = Counter((cluster.work / "made").read_text().split())
+    assert max(again.values()) > 1, "no run was begun twice, so nothing was lost on the way: this test tests nothing"
+
+
+def test_a_lost_scheduler_is_exit_code_3_and_the_same_command_goes_on(cluster: Cluster) -> None:
+    sweep = cluster.sweep("lost")
+    wait_until(lambda: cluster.results("lost") or sweep.poll() is not None, 90)
+    (scheduler,) = cluster.containers("scheduler")
+    subprocess.run(["docker", "kill", scheduler], check=True, capture_output=True)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 3, output
+    assert "the same command goes on" in output
+    before = {file: file.stat().st_mtime_ns for file in cluster.work.glob("lost/*/run.json")}
+    assert 0 < len(before) < RUNS
+    subprocess.run(["docker", "start", scheduler], check=True, capture_output=True)
+    again = cluster.sweep("lost")
+    output, _ = again.communicate(timeout=180)
+    assert again.returncode == 0, output
+    assert cluster.results("lost") == list(range(1, RUNS + 1))
+    assert all(file.stat().st_mtime_ns == made for file, made in before.items())

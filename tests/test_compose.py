@@ -1,0 +1,71 @@
+"""The compose files as Compose reads them; no engine is asked."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from labs import REPOSITORY, command
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compose(compose_command: None) -> None:
+    """Every test here needs Compose."""
+
+
+def configuration(*files: str, **environment: str) -> dict:
+    arguments = [argument for file in files for argument in ("-f", file)]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("WORKSPACE_", "JUPYTER_"))}
+    done = subprocess.run(
+        ["docker", "compose", *arguments, "config", "--format", "json"],
+        cwd=REPOSITORY,
+        env=plain | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)["services"]["workspace"]
+
+
+def test_no_setting_is_required() -> None:
+    service = configuration("docker-compose.yml")
+    assert service["ports"][0]["published"] == "8888"
+    assert service["build"]["args"]["WHEELS"] == "cpu"
+
+
+def test_gpu_overlay_changes_only_wheels_tag_and_device() -> None:
+    cpu = configuration("docker-compose.yml")
+    gpu = configuration("docker-compose.yml", "docker-compose.gpu.yml")
+    assert gpu["image"] == "pytorch-workspace:cuda"
+    assert gpu["build"]["args"]["WHEELS"] == "cuda"
+    [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", -1, ["gpu"])
+    for service in (cpu, gpu):
+        del service["image"], service["build"]["args"]["WHEELS"]
+    del gpu["deploy"]
+    assert gpu == {name: value for name, value in cpu.items() if name != "deploy"}
+
+
+def test_gpu_overlay_stays_short() -> None:
+    assert len((REPOSITORY / "docker-compose.gpu.yml").read_text().splitlines()) < 15
+
+
+def test_work_is_a_named_volume_or_a_folder_by_one_variable() -> None:
+    named = {mount["target"]: mount for mount in configuration("docker-compose.yml")["volumes"]}["/workspace"]
+    bound = {mount["target"]: mount for mount in configuration("docker-compose.yml", WORKSPACE_DIR="./mine")["volumes"]}
+    assert (named["type"], named["source"]) == ("volume", "work")
+    assert (bound["/workspace"]["type"], Path(bound["/workspace"]["source"]).name) == ("bind", "mine")
+
+
+def test_every_setting_is_listed_in_the_example() -> None:
+    used = set(re.findall(r"\$\{(\w+)", (REPOSITORY / "docker-compose.yml").read_text()))
+    listed = set(re.findall(r"^#(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
+    assert used <= listed
+
+
+def test_unusable_setting_is_refused_in_one_line(checkout: Path) -> None:
+    refused = command(checkout, "scripts/start", WORKSPACE_PORT="eighty")
+    assert refused.returncode != 0
+    assert "eighty" in refused.stderr

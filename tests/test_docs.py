@@ -1,0 +1,49 @@
+"""What the README promises is there."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from labs import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"scripts/([a-z-]+)(?![\w/])", README)))
+ENTRIES = sorted(path.name for path in (REPOSITORY / "scripts").iterdir() if path.is_file())
+
+
+def test_every_command_named_exists() -> None:
+    assert [name for name in COMMANDS if name not in ENTRIES] == []
+
+
+def test_every_picture_and_file_linked_exists() -> None:
+    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert linked
+    assert [target for target in linked if not (REPOSITORY / target).exists()] == []
+
+
+def test_every_place_in_the_tree_exists() -> None:
+    tree = README.split("## What is here")[1].split("```")[1]
+    places = [line.split()[0] for line in tree.strip().splitlines()]
+    assert [place for place in places if not (REPOSITORY / place).exists()] == []
+
+
+def test_every_setting_in_the_table_is_in_the_example() -> None:
+    table = README.split("## Settings")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", table))
+    listed = set(re.findall(r"(?m)^#(\w+)=", (REPOSITORY / ".env.example").read_text()))
+    assert named - listed == set()
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "test" in COMMANDS
+    assert (REPOSITORY / ".ci/run").read_text().splitlines()[-1] == "scripts/test"
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_command_explains_itself(name: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / name, "--help"], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert f"scripts/{name}" in shown.stdout or name == "serve"

@@ -1,0 +1,262 @@
+"""The lesson's images: folders as people have them, shapes that are always the same, and the choice between sources."""
+
+import io
+import os
+from pathlib import Path
+
+import cifar10
+import images
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def encoded(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+def plain(mode: str = "RGB", size: tuple[int, int] = (40, 30), colour: object = RED) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def rotated_by_its_camera() -> bytes:
+    """20 x 40 pixels, red above white, stored as 40 x 20 with the note to turn it."""
+    upright = plain(size=(20, 40), colour=WHITE)
+    upright.paste(RED, (0, 0, 20, 20))
+    orientation = Image.Exif()
+    orientation[0x0112] = 8
+    return encoded(upright.transpose(Image.Transpose.ROTATE_270), format="PNG", exif=orientation)
+
+
+IMAGES = {
+    "photo.jpg": encoded(plain(size=(64, 48)), format="JPEG"),
+    "grey.jpg": encoded(plain("L", colour=128), format="JPEG"),
+    "print.jpg": encoded(plain("CMYK", colour=(0, 255, 255, 0)), format="JPEG"),
+    "deep.png": encoded(Image.fromarray(np.full((30, 40), 32896, np.uint16)), format="PNG"),
+    "clear.png": encoded(plain("RGBA", colour=(0, 0, 0, 0)), format="PNG"),
+    "palette.png": encoded(plain().convert("P"), format="PNG"),
+    "bilevel.png": encoded(plain("1", colour=1), format="PNG"),
+    "moving.gif": encoded(plain(), format="GIF", save_all=True, append_images=[plain(colour=WHITE)]),
+    "dot.png": encoded(plain(size=(1, 1)), format="PNG"),
+    "thin.png": encoded(plain(size=(500, 1)), format="PNG"),
+    "large.jpg": encoded(plain(size=(4000, 3000)), format="JPEG"),
+    "modern.webp": encoded(plain(), format="WEBP"),
+}
+BROKEN = {
+    "notes.txt": b"buy milk",
+    "cut.jpg": encoded(Image.effect_noise((64, 64), 90), format="JPEG")[:900],
+    "empty.png": b"",
+    "cut.png": encoded(Image.effect_noise((64, 64), 90), format="PNG")[:900],
+}
+EXPECTED = {
+    "grey.jpg": (128, 128, 128),
+    "deep.png": (128, 128, 128),
+    "clear.png": WHITE,
+    "bilevel.png": WHITE,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSPACE_DATA", str(tmp_path / "data"))
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def two_classes() -> dict[str, bytes]:
+    return {
+        f"{part}/{name}/{index}.png": encoded(plain(colour=colour), format="PNG")
+        for part in ("train", "test")
+        for name, colour in (("cat", RED), ("dog", WHITE))
+        for index in range(2)
+    }
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_kind_of_image_becomes_32_by_32_in_colour(tmp_path: Path, name: str) -> None:
+    pixels = images.decode(fill(tmp_path, {name: IMAGES[name]}) / name)
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+    assert np.abs(pixels.astype(int) - EXPECTED.get(name, RED)).max() <= 3
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_is_no_whole_image_is_left_out_and_named(tmp_path: Path, name: str) -> None:
+    loaded = images.load_folder(fill(tmp_path, two_classes() | {f"train/cat/{name}": BROKEN[name]}))
+    assert len(loaded.train_images) == 4
+    assert f"Left out, 1 in all: {Path('train/cat', name)} (" in loaded.notice
+
+
+def test_the_middle_of_a_long_image_is_kept() -> None:
+    wide = plain(size=(300, 100), colour=WHITE)
+    wide.paste(RED, (100, 0, 200, 100))
+    assert (images.decode(io.BytesIO(encoded(wide, format="PNG"))) == RED).all(axis=2).mean() > 0.9
+
+
+def test_a_photo_is_turned_as_its_camera_noted() -> None:
+    pixels = images.decode(io.BytesIO(rotated_by_its_camera()))
+    assert (pixels[:14] == RED).all()
+    assert (pixels[18:] == WHITE).all()
+
+
+def test_an_image_of_the_right_size_keeps_every_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    assert np.array_equal(images.decode(io.BytesIO(encoded(Image.fromarray(pixels), format="PNG"))), pixels)
+
+
+files_of_a_class = st.lists(st.sampled_from([*IMAGES, *BROKEN]), max_size=4, unique=True)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ragged=st.dictionaries(st.sampled_from(["a", "b c", "ü", "d"]), st.tuples(files_of_a_class, files_of_a_class)))
+def test_a_ragged_folder_loads_all_its_images_or_says_what_is_missing(
+    tmp_path_factory: pytest.TempPathFactory, ragged: dict[str, tuple[list[str], list[str]]]
+) -> None:
+    folder = tmp_path_factory.mktemp("ragged")
+    for index, part in enumerate(("train", "test")):
+        (folder / part).mkdir()
+        for name, files in ragged.items():
+            (folder / part / name).mkdir()
+            fill(folder / part / name, {file: (IMAGES | BROKEN)[file] for file in files[index]})
+    usable = {name: [sum(file in IMAGES for file in part) for part in parts] for name, parts in ragged.items()}
+    enough = all(sum(counts[part] for counts in usable.values()) >= 2 for part in (0, 1))
+    if not enough or any(train == 0 for train, _ in usable.values()):
+        with pytest.raises(images.ImagesError, match=r"usable image"):
+            images.load_folder(folder)
+        return
+    loaded = images.load_folder(folder)
+    assert loaded.classes == sorted(ragged)
+    for labels, pixels, part in (
+        (loaded.train_labels, loaded.train_images, 0),
+        (loaded.test_labels, loaded.test_images, 1),
+    ):
+        assert [int((labels == label).sum()) for label in range(len(ragged))] == [
+            usable[name][part] for name in loaded.classes
+        ]
+        assert pixels.shape == (len(labels), 32, 32, 3)
+    broken = sum(file in BROKEN for parts in ragged.values() for part in parts for file in part)
+    assert (f"Left out, {broken} in all" in loaded.notice) == (broken > 0)
+
+
+def test_one_class_is_enough(tmp_path: Path) -> None:
+    files = {name: content for name, content in two_classes().items() if "/cat/" in name}
+    assert images.load_folder(fill(tmp_path, files)).classes == ["cat"]
+
+
+def test_a_class_that_is_only_tested_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(images.ImagesError, match="test/bird has no counterpart train/bird"):
+        images.load_folder(fill(tmp_path, two_classes() | {"test/bird/1.png": IMAGES["dot.png"]}))
+
+
+def test_an_empty_class_is_refused_by_name(tmp_path: Path) -> None:
+    fill(tmp_path, two_classes())
+    (tmp_path / "train" / "bird").mkdir()
+    with pytest.raises(images.ImagesError, match="train/bird has no usable image"):
+        images.load_folder(tmp_path)
+
+
+def test_a_class_without_test_images_is_learned_and_said(tmp_path: Path) -> None:
+    loaded = images.load_folder(fill(tmp_path, two_classes() | {"train/bird/1.png": IMAGES["dot.png"]}))
+    assert loaded.classes == ["bird", "cat", "dog"]
+    assert "No test images of bird" in loaded.notice
+
+
+@pytest.mark.parametrize("wanted", ["train", "test"])
+def test_a_folder_without_its_two_parts_is_refused_with_the_form_wanted(tmp_path: Path, wanted: str) -> None:
+    files = {name: content for name, content in two_classes().items() if not name.startswith(wanted)}
+    with pytest.raises(images.ImagesError, match=f"no folder {wanted}/"):
+        images.load_folder(fill(tmp_path, files))
+
+
+def test_hidden_files_and_folders_do_not_count(tmp_path: Path) -> None:
+    hidden = {"train/.DS_Store": b"x", "train/cat/._0.png": b"x", "train/.ipynb_checkpoints/0.png": b"x"}
+    loaded = images.load_folder(fill(tmp_path, two_classes() | hidden))
+    assert (loaded.classes, loaded.notice) == (["cat", "dog"], "")
+
+
+def test_the_second_run_over_the_same_files_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, two_classes() | {"train/cat/notes.txt": b""})
+    first = images.load_folder(tmp_path)
+    monkeypatch.setattr(images, "decode", lambda _: pytest.fail("decoded again"))
+    second = images.load_folder(tmp_path)
+    assert np.array_equal(first.train_images, second.train_images)
+    assert (first.notice, first.digest) == (second.notice, second.digest)
+
+
+def test_a_changed_image_is_decoded_again_and_changes_the_digest(tmp_path: Path) -> None:
+    first = images.load_folder(fill(tmp_path, two_classes()))
+    changed = tmp_path / "train/cat/0.png"
+    changed.write_bytes(encoded(plain(colour=(0, 0, 255)), format="PNG"))
+    os.utime(changed, ns=(1, 1))
+    second = images.load_folder(tmp_path)
+    assert tuple(second.train_images[0, 0, 0]) == (0, 0, 255)
+    assert first.digest != second.digest
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    first = images.load_folder(fill(tmp_path, two_classes()))
+    for cache in (tmp_path / "data" / "decoded").iterdir():
+        cache.write_bytes(cache.read_bytes()[:500])
+    assert np.array_equal(images.load_folder(tmp_path).train_images, first.train_images)
+
+
+def test_a_data_folder_that_cannot_be_written_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in the way").write_text("")
+    monkeypatch.setenv("WORKSPACE_DATA", str(tmp_path / "in the way"))
+    assert len(images.load_folder(fill(tmp_path, two_classes())).train_images) == 4
+
+
+# --- drawn shapes and the choice --------------------------------------------------------------------------------------
+
+
+def test_drawn_shapes_are_the_same_on_every_call_and_every_kind_is_as_frequent() -> None:
+    first, second = images.draw(train=200, test=50), images.draw(train=200, test=50)
+    assert first.digest == second.digest
+    assert np.bincount(first.train_labels).tolist() == [20] * 10
+    assert not np.array_equal(first.train_images[:50], first.test_images)
+
+
+def test_drawn_shapes_of_one_kind_differ_from_one_another() -> None:
+    drawn = images.draw(train=200, test=50)
+    circles = drawn.train_images[drawn.train_labels == drawn.classes.index("circle")]
+    assert len(np.unique(circles.reshape(len(circles), -1), axis=0)) == len(circles)
+
+
+def unavailable(_: Path | None = None) -> tuple[NDArray, ...]:
+    raise cifar10.Unavailable(Path("data"), ["mirror: HTTP 503"])
+
+
+def test_auto_draws_where_cifar10_cannot_be_had_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "load", unavailable)
+    monkeypatch.setattr(images, "draw", lambda notice: notice)
+    notice = images.load("auto")
+    assert "drawn shapes instead" in notice
+    assert "mirror: HTTP 503" in notice
+
+
+def test_cifar10_asked_for_by_name_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "load", unavailable)
+    with pytest.raises(cifar10.Unavailable):
+        images.load("cifar10")
+
+
+def test_auto_takes_a_folder_of_one_s_own(tmp_path: Path) -> None:
+    assert images.load("auto", str(fill(tmp_path, two_classes()))).source == "folder"
+
+
+def test_a_folder_must_be_named() -> None:
+    with pytest.raises(images.ImagesError, match="needs data_folder"):
+        images.load("folder")

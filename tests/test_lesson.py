@@ -1,0 +1,190 @@
+"""The lesson, run as papermill and nbval run it, on every source of images."""
+
+import ast
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import images
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+LESSON = NOTEBOOKS / "first_pytorch_classifier.ipynb"
+SMALL = {"train_images": 640, "epochs": 1.0}
+COMPARED = {"why-tensors", "why-gradients", "why-dynamic", "shapes", "split", "build", "save", "lenet"}
+"""The cells whose committed outputs must come out again, whatever was trained."""
+
+STAND_IN_FOR_CIFAR10 = """
+from pathlib import Path
+import images
+SHA256 = "0" * 64
+CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+class Unavailable(Exception): pass
+def data_folder(): return Path(__file__).parent / "data"
+def load(folder=None):
+    drawn = images.draw()
+    return drawn.train_images, drawn.train_labels, drawn.test_images, drawn.test_labels
+"""
+UNREACHABLE_CIFAR10 = STAND_IN_FOR_CIFAR10.replace("drawn = images.draw()", 'raise Unavailable("No mirror answers.")')
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    """A folder with the lesson and its modules, as a user has them."""
+    for path in NOTEBOOKS.glob("*.*"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def run(folder: Path, **parameters: object) -> NotebookNode:
+    return papermill.execute_notebook(
+        str(folder / LESSON.name),
+        str(folder / "done.ipynb"),
+        parameters={"output_folder": str(folder / "run"), **SMALL, **parameters},
+        cwd=str(folder),
+        progress_bar=False,
+        start_timeout=180,
+    )
+
+
+def text_of(notebook: NotebookNode, cell_id: str) -> str:
+    cell = next(cell for cell in notebook.cells if cell.id == cell_id)
+    return "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+
+
+def metrics_of(folder: Path) -> dict:
+    return json.loads((folder / "run" / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def fallback(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NotebookNode]:
+    """The lesson as it runs where CIFAR-10 cannot be had, trained long enough to learn a little."""
+    folder = tmp_path_factory.mktemp("fallback")
+    for path in NOTEBOOKS.glob("*.*"):
+        shutil.copy(path, folder)
+    (folder / "cifar10.py").write_text(UNREACHABLE_CIFAR10)
+    return folder, run(folder, train_images=5000, epochs=5.0)
+
+
+def test_drawn_images_stand_in_for_cifar10_with_a_notice_nobody_can_miss(fallback: tuple[Path, NotebookNode]) -> None:
+    folder, notebook = fallback
+    assert metrics_of(folder)["dataset"] == "drawn"
+    assert "No mirror answers." in metrics_of(folder)["notice"]
+    assert "NOTICE: CIFAR-10 cannot be had" in text_of(notebook, "load")
+
+
+def test_it_learns_and_says_how_well_overall_and_for_each_class(fallback: tuple[Path, NotebookNode]) -> None:
+    folder, notebook = fallback
+    overall = re.search(
+        r"^Accuracy of the network on the 10000 test images: (\d+) %$", text_of(notebook, "accuracy"), re.MULTILINE
+    )
+    per_class = re.findall(r"^Accuracy of (\w+) : (\d+) %$", text_of(notebook, "classes"), re.MULTILINE)
+    metrics = metrics_of(folder)
+    assert int(overall[1]) > 40
+    assert int(overall[1]) == round(100 * metrics["accuracy"])
+    assert [name for name, _ in per_class] == list(images.SHAPES)
+    assert all(round(100 * metrics[f"accuracy_{name}"]) == int(share) for name, share in per_class)
+
+
+def test_metrics_are_flat_and_complete(fallback: tuple[Path, NotebookNode]) -> None:
+    metrics = metrics_of(fallback[0])
+    assert all(isinstance(value, str | int | float) for value in metrics.values())
+    wanted = "accuracy loss_train loss_test train_seconds test_seconds images_per_second parameters device threads seed"
+    assert {*wanted.split(), "dataset", "dataset_digest", "torch", "python"} <= metrics.keys()
+
+
+def test_the_course_of_the_training_is_kept_for_comparison(fallback: tuple[Path, NotebookNode]) -> None:
+    curves = json.loads((fallback[0] / "run" / "curves.json").read_text())
+    assert set(curves) == {"epochs", "loss", "accuracy"}
+    assert len(curves["epochs"]) == len(curves["loss"]) == len(curves["accuracy"]) > 1
+
+
+def test_the_weights_are_saved_with_the_metrics(fallback: tuple[Path, NotebookNode]) -> None:
+    assert (fallback[0] / "run" / "weights.pt").stat().st_size > 100_000
+
+
+def test_a_folder_of_images_of_one_s_own_runs_through(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSPACE_DATA", str(beside / "data"))
+    random = np.random.default_rng(0)
+    for part, count in (("train", 9), ("test", 3)):
+        for name, size in (("cat", (40, 30)), ("dog", (20, 90)), ("my goldfish", (32, 32))):
+            (beside / "pets" / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 256, (*size, 3), np.uint8)
+                Image.fromarray(pixels).save(beside / "pets" / part / name / f"{index}.png")
+    notebook = run(beside, data_folder="pets", epochs=2.0)
+    assert "Accuracy of my goldfish : " in text_of(notebook, "classes")
+    assert metrics_of(beside)["dataset"] == "folder"
+
+
+@pytest.fixture
+def small_copy(beside: Path) -> Path:
+    """The lesson with its committed outputs and small parameters, ready to be compared with a run on drawn images."""
+    (beside / "cifar10.py").write_text(STAND_IN_FOR_CIFAR10)
+    parameters = {"output_folder": str(beside / "run"), **SMALL}
+    papermill.execute_notebook(
+        str(LESSON), str(beside / "copy.ipynb"), parameters=parameters, prepare_only=True, progress_bar=False
+    )
+    return beside / "copy.ipynb"
+
+
+def nbval(notebook: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-q"]
+    return subprocess.run([*command, notebook.name], cwd=notebook.parent, capture_output=True, text=True, check=False)
+
+
+def test_committed_outputs_are_what_the_cells_show_and_a_changed_one_is_noticed(small_copy: Path) -> None:
+    notebook = nbformat.read(small_copy, as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.id == "lenet")
+    cell.outputs[0].text = cell.outputs[0].text.replace("62,006", "62,007")
+    nbformat.write(notebook, small_copy)
+    result = nbval(small_copy)
+    assert "62,007" in result.stdout
+    assert re.search(r"\b1 failed, \d+ passed", result.stdout), result.stdout
+
+
+def test_compared_cells_have_outputs_and_counts() -> None:
+    cells = [cell for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "code"]
+    shown = {cell.id for cell in cells if cell.outputs and "nbval-ignore-output" not in cell.metadata.get("tags", [])}
+    assert shown == COMPARED
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_the_notebook_is_small_and_keeps_no_errors_and_no_dead_widgets() -> None:
+    notebook = nbformat.read(LESSON, as_version=4)
+    assert LESSON.stat().st_size < 800_000
+    assert "widgets" not in notebook.metadata
+    assert not [
+        cell.id for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"
+    ]
+
+
+def test_cells_are_short_and_each_is_introduced() -> None:
+    cells = nbformat.read(LESSON, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert {cell.id: cell.source.count("\n") + 1 for cell in code if cell.source.count("\n") >= 25} == {}
+    assert [b.id for a, b in itertools.pairwise(cells) if a.cell_type == b.cell_type == "code"] == []
+
+
+def test_a_setting_that_makes_no_sense_is_refused_with_what_is_allowed(beside: Path) -> None:
+    with pytest.raises(PapermillExecutionError) as refused:
+        run(beside, epochs=-1)
+    assert "epochs = -1 makes no sense here. Allowed: 0.001 to 1000" in str(refused.value)
+    assert not (beside / "run").exists()
+
+
+def test_every_parameter_is_annotated_and_explained() -> None:
+    cells = nbformat.read(LESSON, as_version=4).cells
+    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    assert all(isinstance(line, ast.AnnAssign) for line in ast.parse(source).body)
+    assert all("  # " in line for line in source.splitlines())

@@ -1,0 +1,105 @@
+"""A notebook's own limits on its parameters, and its share of the machine."""
+
+import math
+from pathlib import Path
+
+import machine
+import parameters
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+CELL = """\
+rate: float = 0.5  # how fast (1e-6 to 1)
+count: int = 3  # how many (0 to 10)
+mode: str = "fast"  # which way (fast, slow or off)
+folder: str = ""  # where, as train/<class>/* (any)
+mirror: bool = False  # whether to
+"""
+RATE, COUNT, MODE, FOLDER, MIRROR = parameters.read(CELL).values()
+
+
+def test_a_cell_s_lines_give_name_type_default_and_help_in_order() -> None:
+    assert [(p.name, p.type, p.default) for p in parameters.read(CELL).values()] == [
+        ("rate", "float", 0.5),
+        ("count", "int", 3),
+        ("mode", "str", "fast"),
+        ("folder", "str", ""),
+        ("mirror", "bool", False),
+    ]
+    assert RATE.help == "how fast (1e-6 to 1)"
+    assert (RATE.limits, MODE.limits) == ((1e-6, 1), None)
+    assert (MODE.choices, RATE.choices) == (("fast", "slow", "off"), None)
+
+
+def test_reading_a_cell_executes_nothing() -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        parameters.read("x: int = print('executed')")
+
+
+@given(st.floats() | st.integers())
+def test_a_number_is_accepted_exactly_within_its_limits(value: float) -> None:
+    if math.isfinite(value) and 1e-6 <= value <= 1:
+        RATE.check(value)
+    else:
+        with pytest.raises(parameters.ParameterError, match="Allowed: 1e-6 to 1"):
+            RATE.check(value)
+
+
+@given(st.text(max_size=5) | st.sampled_from(["fast", "slow", "off"]))
+def test_a_word_is_accepted_exactly_if_it_is_one_of_those_listed(value: str) -> None:
+    if value in ("fast", "slow", "off"):
+        MODE.check(value)
+    else:
+        with pytest.raises(parameters.ParameterError, match="Allowed: fast, slow or off"):
+            MODE.check(value)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        (COUNT, 2.5),
+        (COUNT, 10**400),
+        (COUNT, "2"),
+        (COUNT, True),
+        (RATE, "0.5"),
+        (RATE, False),
+        (FOLDER, 7),
+        (MIRROR, "false"),
+        (MIRROR, 0),
+    ],
+)
+def test_a_value_of_another_type_is_refused(parameter: parameters.Parameter, value: object) -> None:
+    with pytest.raises(parameters.ParameterError, match=f"{parameter.name} = .* makes no sense here"):
+        parameter.check(value)
+
+
+def test_text_without_limits_may_be_anything() -> None:
+    FOLDER.check("somewhere/else")
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_control_group_s_quota_is_read_in_both_versions(tmp_path: Path, files: dict, quota: float | None) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert machine.cpu_quota(tmp_path) == quota
+
+
+def test_threads_follow_the_quota_and_are_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 2.0)
+    assert machine.threads(32) == 2
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 0.5)
+    assert machine.threads(32) == 1
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    assert machine.threads(32) == 32

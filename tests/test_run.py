@@ -1,0 +1,250 @@
+"""scripts/run: what it takes, what it refuses, and what a run leaves."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from labs import wait_until
+from small import METRICS, PARAMETERS, arguments, command, environment, notebook
+from workspace import parameters
+from workspace.cli import UserError
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return notebook(tmp_path / "good.ipynb", "print('mode is', mode)", METRICS)
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def typed(file: Path, *given: tuple[str, object]) -> dict:
+    return parameters.typed(file, parameters.of_notebook(file), given)
+
+
+def kernels_in(folder: Path) -> list[str]:
+    """The processes that work in `folder`, where a run's kernel does."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == folder and b"ipykernel" in (process / "cmdline").read_bytes():
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_run_leaves_one_folder_that_says_all_about_it(tmp_path: Path, good: Path) -> None:
+    done = command(tmp_path, "run", good, "-p", "x", 4, "-p", "mirror", "false", "-p", "mode", "off", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy 0.4" in done.stdout
+    folder = tmp_path / "out"
+    assert sorted(file.name for file in folder.iterdir()) == ["good.ipynb", "log.txt", "metrics.json", "run.json"]
+    run = record(folder)
+    assert (run["status"], run["error"], run["seed"]) == ("completed", None, 0)
+    assert run["parameters"] == {"x": 4, "rate": 0.1, "mirror": False, "mode": "off", "seed": 0}
+    assert run["versions"].keys() >= {"python", "torch", "papermill"}
+    assert (folder / "log.txt").read_text() == "mode is off\n"
+    assert f'output_folder = "{folder}"' in json.dumps(json.loads((folder / "good.ipynb").read_text())).replace(
+        '\\"', '"'
+    )
+
+
+def test_a_run_without_o_goes_to_runs_in_the_work_folder(tmp_path: Path, good: Path) -> None:
+    done = command(tmp_path, "run", good, "--dry-run")
+    assert f"{tmp_path}/runs/good-" in done.stdout
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_cell_that_raises_fails_the_run_and_says_why(tmp_path: Path) -> None:
+    bad = notebook(tmp_path / "bad.ipynb", "print('before')", "raise ValueError('no good')", "print('after')")
+    done = command(tmp_path, "run", bad, "-o", "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("run: failed after")
+    assert "ValueError: no good" in done.stderr
+    assert record(tmp_path / "out")["status"] == "failed"
+    assert "before" in (tmp_path / "out/log.txt").read_text()
+    assert "after" not in (tmp_path / "out/log.txt").read_text()
+
+
+def test_a_kernel_that_dies_is_a_failure_not_a_success(tmp_path: Path) -> None:
+    dying = notebook(tmp_path / "dying.ipynb", "import os; os.kill(os.getpid(), 9)")
+    done = command(tmp_path, "run", dying, "-o", "out")
+    assert done.returncode == 1
+    assert "the kernel died in cell 3" in done.stderr
+    assert record(tmp_path / "out")["status"] == "failed"
+
+
+def test_a_run_out_of_time_ends_on_time_and_leaves_no_kernel(tmp_path: Path) -> None:
+    endless = notebook(tmp_path / "endless.ipynb", "while True: pass")
+    done = command(tmp_path, "run", endless, "-o", "out", "--timeout", 3)
+    assert done.returncode == 1
+    assert record(tmp_path / "out")["status"] == "timed out"
+    assert 3 <= record(tmp_path / "out")["seconds"] < 6  # exactly: scripts/bench runs
+    assert not kernels_in(tmp_path)
+
+
+def test_ctrl_c_stops_the_run_lets_its_cell_sweep_up_and_leaves_no_kernel(tmp_path: Path) -> None:
+    endless = notebook(
+        tmp_path / "endless.ipynb", "try:\n    print('at it')\n    while True: pass\nfinally:\n    print('swept')"
+    )
+    run = subprocess.Popen(arguments("run", endless, "-o", "out"), cwd=tmp_path, env=environment(tmp_path))
+    wait_until(lambda: "at it" in "".join(log.read_text() for log in tmp_path.glob(".out.*/log.txt")))
+    assert kernels_in(tmp_path)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    assert record(tmp_path / "out")["status"] == "stopped"
+    assert "swept" in (tmp_path / "out/log.txt").read_text()
+    assert not kernels_in(tmp_path)
+
+
+def test_a_killed_run_leaves_no_result_and_no_kernel_and_its_place_can_be_taken(tmp_path: Path, good: Path) -> None:
+    endless = notebook(tmp_path / "endless.ipynb", "print('at it')\nwhile True: pass")
+    run = subprocess.Popen(arguments("run", endless, "-o", "out"), cwd=tmp_path, env=environment(tmp_path))
+    wait_until(lambda: "at it" in "".join(log.read_text() for log in tmp_path.glob(".out.*/log.txt")))
+    run.kill()
+    run.wait()
+    assert not (tmp_path / "out").exists()
+    wait_until(lambda: not kernels_in(tmp_path))
+    assert command(tmp_path, "run", good, "-o", "out").returncode == 0
+    assert record(tmp_path / "out")["notebook"] == str(good)
+
+
+def test_a_notebook_without_parameters_runs_as_it_is(tmp_path: Path) -> None:
+    plain = notebook(tmp_path / "plain {1}.ipynb", "print(6 * 7)", parameters=None)
+    done = command(tmp_path, "run", plain, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/log.txt").read_text() == "42\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["-p", "xx", "1"], "did you mean x?"),
+        (["-p", "x=1;import os", "1"], "has no parameter"),
+        (["-p", "x", "11"], "Allowed: 0 to 10"),
+        (["-p", "x", "2.5"], "Allowed: 0 to 10 (int)"),
+        (["-p", "rate", "nan"], "rate = nan"),
+        (["-p", "mirror", "maybe"], "mirror = 'maybe'"),
+        (["-p", "mode", "faster"], "Allowed: fast, slow or off"),
+        (["-p", "x", "1", "-p", "x", "2"], "given twice"),
+        (["-p", "output_folder", "x"], "-o"),
+        (["-f", "missing.yaml"], "No such file"),
+        (["-o", "../elsewhere"], "without `..`"),
+        (["-o", "taken"], "exists already"),
+        (["--timeout", "0"], "leaves no time"),
+        (["-k", "julia"], "kernel 'julia' is not installed"),
+        (["--cwd", "nowhere"], "no folder nowhere"),
+    ],
+)
+def test_bad_input_gets_one_line_and_starts_nothing(
+    tmp_path: Path, good: Path, given: list[str], complaint: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    done = command(tmp_path, "run", good, *given)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "there is no"),
+        ("{", "is not a notebook"),
+        ('{"cells": 1}', "is not a notebook"),
+        ('{"cells": [{}]}', "broken notebook"),
+        ("[]", "is not a notebook"),
+    ],
+)
+def test_what_is_no_notebook_is_refused(tmp_path: Path, content: str | None, complaint: str) -> None:
+    file = tmp_path / "broken.ipynb"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=complaint) as refused:
+        parameters.of_notebook(file)
+    assert refused.value.exit_code == 2
+
+
+def test_a_parameters_cell_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"parameters cell .* cannot be read"):
+        parameters.of_notebook(notebook(tmp_path / "a.ipynb", parameters="%matplotlib inline\nx: int = 1"))
+
+
+def test_parameters_for_a_notebook_without_any_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tagged `parameters`"):
+        typed(notebook(tmp_path / "a.ipynb", parameters=None), ("x", "1"))
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "expected"),
+    [
+        ("v: int = 1", "1_000", 1000),
+        ("v: float = 1", "1e-3", 0.001),
+        ("v: float = 1", 2, 2.0),
+        ("v: bool = True", "off", False),
+        ("v: str = ''", "1e-3", "1e-3"),
+        ("v: str | None = None", "none", None),
+        ("v: float | None = None", "0.5", 0.5),
+        ("v: list[int] = [1]", "[2, 3]", [2, 3]),
+        ("v = 3  # no type given", "4", 4),
+        ("é = 1; v = False", "yes", True),
+    ],
+)
+def test_a_value_becomes_what_the_parameter_is(tmp_path: Path, line: str, given: object, expected: object) -> None:
+    value = typed(notebook(tmp_path / "a.ipynb", parameters=line), ("v", given))["v"]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("v: int = 1", "1.0"),
+        ("v: int = 1", True),
+        ("v: bool = True", 1),
+        ("v: str = ''", 5),
+        ("v: float = 1", None),
+        ("v: float = 1", "nan"),
+        ("v: list[int] = [1]", "(2, 3)"),
+        ("v = 3", "three"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(tmp_path: Path, line: str, given: object) -> None:
+    with pytest.raises(UserError, match="makes no sense"):
+        typed(notebook(tmp_path / "a.ipynb", parameters=line), ("v", given))
+
+
+def test_a_file_of_parameters_means_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text("rate: 1e-3\nmirror: false\nmode: 'off'\n")  # stock YAML reads a string, False and False
+    values = typed(notebook(tmp_path / "a.ipynb"), *parameters.read_file(file).items())
+    assert values == {"rate": 0.001, "mirror": False, "mode": "off"}
+
+
+@pytest.mark.parametrize("text", ["x: 1\nx: 2", "- 1", "x: [", "1: 2"])
+def test_a_file_that_is_no_list_of_parameters_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"values\.yaml"):
+        parameters.read_file(file)
+
+
+def test_help_notebook_lists_every_parameter(tmp_path: Path, good: Path) -> None:
+    done = command(tmp_path, "run", good, "--help-notebook")
+    assert done.returncode == 0
+    for line in PARAMETERS.splitlines():
+        assert line.split(":")[0] in done.stdout
+    assert "(1e-6 to 1)" in done.stdout
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, good: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "cannot be written to" in command(tmp_path, "run", good, "-o", "closed/out").stderr

@@ -1,0 +1,69 @@
+"""scripts/run --background and scripts/runs: following runs and ending them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from labs import wait_until
+from small import command, notebook
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with one run that was started in the background and stopped by name."""
+    folder = tmp_path_factory.mktemp("work")
+    endless = notebook(folder / "endless.ipynb", "print('at it')\nwhile True: pass")
+    started = command(folder, "run", endless, "-p", "x", 2, "-o", "runs/long", "--background")
+    assert started.returncode == 0, started.stderr
+    assert "running as long" in started.stdout
+    state = json.loads(next(folder.glob("runs/.long.*/state.json")).read_text())
+    assert os.getsid(state["pid"]) != os.getsid(0), "it must survive this terminal"
+    wait_until(lambda: [log for log in folder.glob("runs/.long.*/log.txt") if log.read_text()])
+    assert "running" in command(folder, "runs", "list").stdout
+    stopped = command(folder, "runs", "stop", "long")
+    assert stopped.returncode == 0, stopped.stderr
+    return folder
+
+
+def test_a_run_stopped_by_name_is_kept_as_stopped(work: Path) -> None:
+    assert json.loads((work / "runs/long/run.json").read_text())["status"] == "stopped"
+    assert not list(work.glob("runs/.long*"))
+
+
+def test_the_list_names_status_and_parameters(work: Path) -> None:
+    line = command(work, "runs", "list").stdout.splitlines()[-1]
+    assert line.startswith("long  stopped")
+    assert line.endswith("x 2")
+
+
+def test_tail_prints_what_the_notebook_printed_and_how_it_ended(work: Path) -> None:
+    done = command(work, "runs", "tail", "lo")
+    assert done.stdout.startswith("at it\n")
+    assert done.stdout.endswith("-- stopped: stopped before its end\n")
+    assert done.returncode == 1
+
+
+def test_show_names_the_parameters_with_their_defaults(work: Path) -> None:
+    shown = command(work, "runs", "show").stdout
+    assert "  rate: 0.1\n" in shown
+    assert "host: " in shown
+
+
+def test_a_run_that_has_ended_cannot_be_stopped(work: Path) -> None:
+    done = command(work, "runs", "stop", "long")
+    assert done.returncode == 2
+    assert done.stderr == "runs: long is not running: stopped\n"
+
+
+def test_a_run_that_does_not_exist_gets_the_nearest_name(work: Path) -> None:
+    done = command(work, "runs", "show", "lnog")
+    assert done.returncode == 2
+    assert "did you mean long?" in done.stderr
+
+
+def test_the_remains_of_a_killed_run_are_listed_as_lost(tmp_path: Path) -> None:
+    remains = tmp_path / "runs/.gone.123abc"
+    remains.mkdir(parents=True)
+    (remains / "state.json").write_text('{"notebook": "a.ipynb", "started": "2026-01-01T00:00:00"}')
+    assert "gone  lost" in command(tmp_path, "runs", "list").stdout

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+from workspace import places, seed
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("delivered", "work", "state"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(places, "PRISTINE", tmp_path / "delivered")
+    monkeypatch.setenv("WORKSPACE_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path / "state"))
+    (tmp_path / "delivered/lesson.ipynb").write_text("first release")
+    return tmp_path
+
+
+def test_missing_lesson_is_seeded(folders: Path) -> None:
+    seed.seed()
+    assert (folders / "work/lesson.ipynb").read_text() == "first release"
+
+
+def test_edited_lesson_is_never_touched(folders: Path) -> None:
+    seed.seed()
+    (folders / "work/lesson.ipynb").write_text("my edit")
+    assert seed.seed() == []
+    assert (folders / "work/lesson.ipynb").read_text() == "my edit"
+
+
+def test_unedited_lesson_follows_a_new_release(folders: Path) -> None:
+    seed.seed()
+    (folders / "delivered/lesson.ipynb").write_text("second release")
+    assert seed.seed() == []
+    assert (folders / "work/lesson.ipynb").read_text() == "second release"
+
+
+def test_edited_lesson_survives_a_new_release_which_is_announced(folders: Path) -> None:
+    seed.seed()
+    (folders / "work/lesson.ipynb").write_text("my edit")
+    (folders / "delivered/lesson.ipynb").write_text("second release")
+    [line] = seed.seed()
+    assert "lesson.ipynb was edited" in line
+    assert (folders / "work/lesson.ipynb").read_text() == "my edit"
+
+
+def test_file_of_the_same_name_that_was_never_seeded_is_not_touched(folders: Path) -> None:
+    (folders / "work/lesson.ipynb").write_text("somebody's own")
+    seed.seed()
+    assert (folders / "work/lesson.ipynb").read_text() == "somebody's own"
+
+
+def test_putting_the_lesson_back_leaves_the_edited_one_and_earlier_copies(folders: Path) -> None:
+    (folders / "work/lesson.ipynb").write_text("my edit")
+    (folders / "work/lesson.original.ipynb").write_text("another of mine")
+    assert [path.name for path in seed.put_back()] == ["lesson.original2.ipynb"]
+    assert (folders / "work/lesson.ipynb").read_text() == "my edit"
+    assert (folders / "work/lesson.original.ipynb").read_text() == "another of mine"
+    assert (folders / "work/lesson.original2.ipynb").read_text() == "first release"
+
+
+def test_putting_back_an_unedited_lesson_writes_nothing() -> None:
+    seed.seed()
+    assert seed.put_back() == []

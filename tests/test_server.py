@@ -1,0 +1,132 @@
+"""The server as it runs natively, with the configuration that the image has, too."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import websocket
+from labs import REPOSITORY, Lab, NativeServer
+from workspace.places import LESSON
+
+GOOD = "0123456789abcdef" * 4
+
+
+def test_request_without_token_is_refused(native_lab: Lab) -> None:
+    assert native_lab.get("/api/contents").status_code == 403
+
+
+def test_request_with_wrong_token_is_refused(native_lab: Lab) -> None:
+    assert native_lab.get("/api/contents", "f" * 64).status_code == 403
+
+
+def test_request_with_token_is_accepted(native_lab: Lab) -> None:
+    assert native_lab.get("/api/contents", native_lab.token).status_code == 200
+
+
+def test_page_without_token_leads_to_the_login(native_lab: Lab) -> None:
+    page = native_lab.get("/lab")
+    assert page.status_code == 302
+    assert page.headers["Location"].startswith("/login")
+
+
+def test_link_lands_on_the_lesson(native_lab: Lab) -> None:
+    landing = native_lab.get(f"/?token={native_lab.token}")
+    assert landing.status_code == 302
+    assert landing.headers["Location"].startswith(f"/lab/tree/{LESSON}")
+
+
+def test_lesson_is_seeded(native_lab: Lab) -> None:
+    assert native_lab.get(f"/api/contents/{LESSON}", native_lab.token).json()["type"] == "notebook"
+
+
+def test_kernel_runs_code_over_the_websocket(native_lab: Lab) -> None:
+    assert native_lab.run("print(6 * 7)") == "42\n"
+
+
+def test_websocket_without_token_is_refused(native_lab: Lab) -> None:
+    kernel = native_lab.request("POST", "/api/kernels", native_lab.token, json={}).json()["id"]
+    address = f"ws{native_lab.url.removeprefix('http')}/api/kernels/{kernel}/channels"
+    with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+        websocket.create_connection(address, timeout=30)
+    native_lab.request("DELETE", f"/api/kernels/{kernel}", native_lab.token)
+
+
+def test_login_form_takes_the_token(native_lab: Lab) -> None:
+    assert _log_in(native_lab, native_lab.token) == 302
+
+
+def test_login_form_refuses_anything_else(native_lab: Lab) -> None:
+    assert _log_in(native_lab, "") == 401
+    assert _log_in(native_lab, "password") == 401
+
+
+def _log_in(lab: Lab, password: str) -> int:
+    form = lab.get("/login")
+    cookies = form.cookies.get_dict()
+    data = {"password": password, "new_password": "planted", "_xsrf": cookies["_xsrf"]}
+    return lab.request("POST", "/login", cookies=cookies, data=data).status_code
+
+
+def test_kernels_do_not_know_the_token(native_server: NativeServer) -> None:
+    with native_server.running(JUPYTER_TOKEN=GOOD) as lab:
+        assert lab.token == GOOD
+        assert lab.run("import os; print(sorted(v for v in os.environ.values() if len(v) == 64))") == "[]\n"
+
+
+@pytest.mark.parametrize("token", ["", "changeme", "a" * 40])
+def test_bad_token_refuses_to_start_with_one_line(native_server: NativeServer, token: str) -> None:
+    refused = native_server.refusal(JUPYTER_TOKEN=token)
+    assert refused.returncode == 78
+    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("serve: the access token in JUPYTER_TOKEN")
+
+
+def test_restart_keeps_the_token_and_the_login(native_server: NativeServer) -> None:
+    with native_server.running() as lab:
+        first, cookies = lab.token, lab.get(f"/lab?token={lab.token}").cookies
+        assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
+    with native_server.running() as lab:
+        assert lab.token == first
+        assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
+
+
+def test_another_token_ends_every_login(native_server: NativeServer) -> None:
+    with native_server.running() as lab:
+        cookies = lab.get(f"/lab?token={lab.token}").cookies
+        assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
+    with native_server.running(JUPYTER_TOKEN=GOOD) as lab:
+        assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 403
+
+
+def test_port_in_use_is_an_error_and_not_another_port(native_server: NativeServer) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", native_server.port))
+        taken.listen()
+        refused = native_server.refusal()
+    assert refused.returncode == 1
+    assert "already in use" in refused.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that belongs to somebody else")
+def test_folder_of_another_user_refuses_to_start_with_one_line(native_server: NativeServer) -> None:
+    code = "from workspace import cli, serve; cli.run(lambda: serve.main('127.0.0.1', 1))"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        scripts = shutil.copytree(REPOSITORY / "scripts", f"{folder}/scripts")
+        Path(folder, "work").mkdir()
+        refused = subprocess.run(
+            ["/usr/bin/python3", "-c", code],
+            env=native_server.environment(WORKSPACE_WORK=f"{folder}/work", PYTHONPATH=str(scripts)),
+            user=65534,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert refused.returncode == 78
+    assert "work belongs to uid 0 and uid 65534 cannot write to it" in refused.stderr
+    assert "chown -R 65534" in refused.stderr

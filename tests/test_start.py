@@ -1,0 +1,131 @@
+"""scripts/start, link and stop: what they refuse, and the workspace without Docker."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labs import Lab, command, free_port
+from workspace import engine, start
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('could not select device driver "nvidia" with capabilities: [[gpu]]', "NVIDIA Container Toolkit"),
+        ("unknown or invalid runtime name: nvidia", "NVIDIA Container Toolkit"),
+        ("unresolvable CDI devices nvidia.com/gpu=all", "NVIDIA Container Toolkit"),
+        ("failed to discover GPU vendor from CDI: no known GPU vendor found", "NVIDIA Container Toolkit"),
+        ("nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1", "nvidia-smi"),
+        ("Bind for 0.0.0.0:8888 failed: port is already allocated", "scripts/start --port 8889"),
+        ("Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", "WORKSPACE_CPUS"),
+        ("write /var/lib/docker/tmp/x: no space left on device", "disk is full"),
+        ("debian:trixie-slim: failed to resolve source metadata for docker.io/library/debian", "WORKSPACE_BASE_IMAGE"),
+        ("#12 error: Request failed: https://download.pytorch.org/whl/cpu/torch/", "WORKSPACE_TORCH_INDEX"),
+        ("#12 cause: Failed to fetch: https://mirror.example/simple/torch/", "WORKSPACE_TORCH_INDEX"),
+        ("#12 cause: Failed to fetch: https://mirror.example/x/\nRUN uv pip $TORCH_INDEX", "a package index cannot"),
+        ("invalid peer certificate: UnknownIssuer", "WORKSPACE_CA_BUNDLE"),
+        ("something\nError: something else went wrong\nmore", "something else went wrong"),
+        ("", "no reason"),
+    ],
+)
+def test_what_docker_says_becomes_a_cause_and_a_next_step(said: str, told: str) -> None:
+    assert told in engine.explain(said, 8888)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--port", "99999"], "--port 99999 is not a port"),
+        (["--port", "x"], "invalid int value"),
+        (["--bind", "everywhere"], "--bind everywhere is not an address"),
+        (["--public-host", "http://vm/"], "is not a host name"),
+        (["--gpus"], "unrecognized arguments: --gpus"),
+    ],
+)
+def test_bad_argument_is_refused_in_one_line(checkout: Path, arguments: list[str], complaint: str) -> None:
+    refused = command(checkout, "scripts/start", *arguments)
+    assert refused.returncode == 2
+    assert complaint in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_link_names_the_machine_unless_only_it_may_connect() -> None:
+    assert start.own_name("127.0.0.1") == "localhost"
+    assert start.own_name("192.0.2.7") == "192.0.2.7"
+    assert start.own_name("0.0.0.0") in {socket.gethostname(), "localhost"}  # noqa: S104
+
+
+def fake_docker(folder: Path, script: str) -> dict[str, str]:
+    """An environment in which `docker` is this script: for engines that cannot be had on demand."""
+    (folder / "docker").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "docker").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_missing_compose_is_named_with_its_packages(checkout: Path, tmp_path: Path) -> None:
+    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, '[ "$1" = info ]'))
+    assert refused.returncode == 1
+    assert "Docker Compose is missing" in refused.stderr
+    assert "docker-compose-v2" in refused.stderr
+
+
+def test_compose_that_is_too_old_is_named_with_what_is_needed(checkout: Path, tmp_path: Path) -> None:
+    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, "echo 2.17.3"))
+    assert refused.returncode == 1
+    assert "Docker Compose is 2.17.3 and 2.24 or newer is needed" in refused.stderr
+
+
+@pytest.fixture
+def without_engine(checkout: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A machine whose Docker engine does not answer, and a free port."""
+    environment = fake_docker(tmp_path, "echo Cannot connect to the Docker daemon >&2; exit 1")
+    yield environment | {"WORKSPACE_PORT": str(free_port()), "WORKSPACE_BIND": "127.0.0.1"}
+    command(checkout, "scripts/stop", **environment)
+
+
+def test_without_an_engine_the_same_lab_is_served_natively(checkout: Path, without_engine: dict[str, str]) -> None:
+    started = command(checkout, "scripts/start", **without_engine)
+    assert started.returncode == 0, started.stderr
+    assert "No Docker engine answers" in started.stdout
+    lab = Lab(started.stdout.splitlines()[-1])
+    assert lab.get("/api/contents").status_code == 403
+    assert lab.get("/api/contents/first_pytorch_classifier.ipynb", lab.token).status_code == 200
+    assert lab.run("import torch; print(torch.ones(2).sum().item())") == "2.0\n"
+    assert command(checkout, "scripts/link", **without_engine).stdout.strip() == lab.link
+    again = command(checkout, "scripts/start", **without_engine)
+    assert again.stdout.splitlines()[-1] == lab.link
+    stopped = command(checkout, "scripts/stop", **without_engine)
+    assert str(checkout / "work") in stopped.stdout
+    assert (checkout / "work/first_pytorch_classifier.ipynb").exists()
+
+
+def test_native_start_on_a_taken_port_leaves_nothing_running(checkout: Path, without_engine: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(without_engine["WORKSPACE_PORT"])))
+        taken.listen()
+        refused = command(checkout, "scripts/start", **without_engine)
+    assert refused.returncode == 1
+    assert "is taken by another program" in refused.stderr
+    assert command(checkout, "scripts/link", **without_engine).returncode == 1
+
+
+def test_nothing_to_stop_and_nothing_to_link_say_so(checkout: Path, without_engine: dict[str, str]) -> None:
+    for script in ("scripts/stop", "scripts/link"):
+        refused = command(checkout, script, **without_engine)
+        assert refused.returncode == 1
+        assert "no workspace is running" in refused.stderr
+
+
+def test_record_of_a_server_that_is_gone_is_not_believed(checkout: Path, without_engine: dict[str, str]) -> None:
+    record = {
+        "pid": os.getpid(),
+        "port": int(without_engine["WORKSPACE_PORT"]),
+        "bind": "127.0.0.1",
+        "public_host": "x",
+    }
+    (checkout / ".workspace").mkdir(exist_ok=True)
+    (checkout / ".workspace/server.json").write_text(json.dumps(record))
+    assert command(checkout, "scripts/link", **without_engine).returncode == 1

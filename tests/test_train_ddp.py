@@ -1,0 +1,109 @@
+"""notebooks/train_ddp.py: one network, whatever the number of processes and machines that train it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_ddp
+from labs import REPOSITORY
+from PIL import Image
+
+SCRIPT = str(REPOSITORY / "notebooks/train_ddp.py")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few images of two kinds, light and dark."""
+    folder = tmp_path_factory.mktemp("data")
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 10)):
+        for name, level in (("dark", 60), ("light", 180)):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(level - 50, level + 50, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+def options(data: Path, output: Path, batch_size: int = 16) -> list[str]:
+    given = {"--data-folder": data, "--batch-size": batch_size, "--epochs": 2, "--output-folder": output}
+    return [str(word) for pair in given.items() for word in pair]
+
+
+def start(torchrun: list[str], data: Path, output: Path, script: str = SCRIPT) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *torchrun, script, *options(data, output)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WORKSPACE_DATA": str(data.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def weights(output: Path, *processes: subprocess.Popen) -> dict[str, torch.Tensor]:
+    """What the processes trained together, when they have ended."""
+    for process in processes:
+        said, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+    assert json.loads((output / "metrics.json").read_text())["accuracy"] == 1
+    return torch.load(output / "weights.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    output = tmp_path_factory.mktemp("alone")
+    train_ddp.main(options(data, output))
+    return weights(output)
+
+
+def differs(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def test_two_processes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: Path) -> None:
+    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path)
+    assert differs(weights(tmp_path, two), alone) < 1e-5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have names in /proc alone")
+def test_threads_of_the_group_end_with_it(data: Path, tmp_path: Path) -> None:
+    # One that is left may want Python's lock when Python is gone already: the process aborts, now and then.
+    script = tmp_path / "threads.py"
+    script.write_text(
+        f"import pathlib, sys\nsys.path.insert(0, {str(REPOSITORY / 'notebooks')!r})\n"
+        "import torch.distributed, train_ddp\n"
+        "def ours():\n"
+        "    return [thread for thread in pathlib.Path('/proc/self/task').iterdir()\n"
+        "            if 'gloo' in (thread / 'comm').read_text()]\n"
+        "end = torch.distributed.destroy_process_group\n"
+        "def destroy():\n    assert ours()\n    end()\n    assert not ours(), 'after'\n"
+        "torch.distributed.destroy_process_group = destroy\n"
+        "train_ddp.main()\n"
+    )
+    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path, str(script))
+    said, _ = two.communicate(timeout=400)
+    assert two.returncode == 0, said
+
+
+def test_two_nodes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: Path) -> None:
+    # Kept here, where it outlives both: a node whose meeting point goes first waits minutes for the other's farewell.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{store.port}", "--rdzv-conf=is_host=false"]
+    meeting.append("--local-addr=127.0.0.1")
+    nodes = [start(["--nnodes=2", "--nproc-per-node=1", *meeting], data, tmp_path) for _ in range(2)]
+    assert differs(weights(tmp_path, *nodes), alone) < 1e-5
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="2"):
+        train_ddp.main(options(data, tmp_path / "none", batch_size=15))
+    assert "cannot be shared evenly by 2 processes" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

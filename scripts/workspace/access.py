@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workspace import cli, places
 from workspace.cli import UserError
+from workspace.files import replacing
 
 REFUSED = 78
 """Exit code of a server that will not start as it is configured (EX_CONFIG)."""
@@ -106,16 +107,15 @@ def write(file: Path, token: str) -> None:
 
     The owner stays who it was: the container's user, say, of a file that root rewrites.
     """
-    new = file.with_name(file.name + ".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        if file.exists() and (owner := file.stat()).st_uid != os.getuid():
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        stream.write(token)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(file)
+    with replacing(file) as new:
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            if file.exists() and (owner := file.stat()).st_uid != os.getuid():
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            stream.write(token)
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def in_use() -> Path:

@@ -1,5 +1,6 @@
 """The workspace in Docker: everything that talks to the engine."""
 
+import functools
 import json
 import os
 import re
@@ -225,7 +226,7 @@ class Workspace:
 
     def kept(self) -> list[str]:
         """What a stop leaves in place, a line for each volume or folder."""
-        volumes = self._configuration()["volumes"]
+        volumes = self._configuration["volumes"]
         contents = {"/workspace": "notebooks and runs", "/data": "datasets", "/state": "the token"}
         return [
             f"{contents[mount['target']]}: "
@@ -248,7 +249,7 @@ class Workspace:
 
     def _published(self) -> dict[str, str]:
         """The configured port that a browser connects to."""
-        return self._configuration()["services"][TLS if self.tls else SERVICE]["ports"][-1]
+        return self._configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
 
     def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -260,6 +261,7 @@ class Workspace:
             check=False,
         )
 
+    @functools.cached_property
     def _configuration(self) -> dict:
         done = self._compose("config", "--format", "json")
         if done.returncode:
@@ -267,7 +269,7 @@ class Workspace:
         return json.loads(done.stdout)
 
     def _service(self) -> dict:
-        return self._configuration()["services"][SERVICE]
+        return self._configuration["services"][SERVICE]
 
     def _ps(self, service: str | None = None) -> list[dict[str, Any]]:
         """The project's containers, or one service's; also of services in an overlay that this was not told about."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from workspace import places, runs
 from workspace.cli import UserError
+from workspace.files import replacing
 from workspace.terminal import StatusLine
 
 REPORT, LEADERBOARD, NOTEBOOK = "report.html", "leaderboard.csv", "report.ipynb"
@@ -90,8 +91,7 @@ def write_leaderboard(folder: Path, rows: list[Row], metric: str) -> Path:
     names = list(dict.fromkeys(name for row in rows for name in row.given))
     numbers = sorted({name for row in rows for name in row.numbers} - {metric, *names})
     file = folder / LEADERBOARD
-    new = file.with_suffix(".new")
-    with new.open("w", newline="") as text:
+    with replacing(file) as new, new.open("w", newline="") as text:
         table = csv.writer(text)
         table.writerow(["rank", "run", "status", metric, *names, "seconds", *numbers, "error"])
         for rank, row in enumerate(rows, start=1):
@@ -99,7 +99,6 @@ def write_leaderboard(folder: Path, rows: list[Row], metric: str) -> Path:
             others = [row.numbers.get(name, "") for name in numbers]
             value = "" if row.value is None else row.value
             table.writerow([rank, row.name, row.status, value, *given, row.seconds, *others, row.error or ""])
-    new.replace(file)
     return file
 
 
@@ -159,9 +158,8 @@ def _page(notebook: Path, page: Path, title: str, *, with_code: bool) -> Path:
     exporter.mermaid_js_url = exporter.mermaid_layout_elk_js_url = exporter.jupyter_widgets_base_url = ""
     content.metadata["title"] = title
     body, _ = exporter.from_notebook_node(content)
-    new = page.with_name(f".{page.name}.new")
-    new.write_text(body)
-    new.replace(page)
+    with replacing(page) as new:
+        new.write_text(body)
     return page
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from workspace import places
+from workspace.files import replacing
 
 
 def seed() -> list[str]:
@@ -27,7 +28,8 @@ def seed() -> list[str]:
         if not copy.exists() or _digest(copy) != digest:
             _copy(pristine, copy)
         seeded[pristine.name] = digest
-    _write(record, json.dumps(seeded, indent=1))
+    with replacing(record) as new:
+        new.write_text(json.dumps(seeded, indent=1))
     return kept
 
 
@@ -56,15 +58,8 @@ def _digest(file: Path) -> str:
 
 
 def _copy(pristine: Path, copy: Path) -> None:
-    new = copy.with_name(f".{copy.name}.new")
-    shutil.copyfile(pristine, new)
-    new.replace(copy)
-
-
-def _write(file: Path, text: str) -> None:
-    new = file.with_name(file.name + ".new")
-    new.write_text(text)
-    new.replace(file)
+    with replacing(copy) as new:
+        shutil.copyfile(pristine, new)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from workspace import axes as axes_
 from workspace import cli, parameters, places, report, runs, tpe
 from workspace.axes import Axis
 from workspace.cli import UserError
+from workspace.files import replacing
 from workspace.terminal import StatusLine, duration
 
 if TYPE_CHECKING:
@@ -169,9 +170,8 @@ def _require_same_notebook(folder: Path, notebook: Path, options: Options) -> No
             )
     elif any(folder.glob(f"*/{runs.RECORD}")):
         raise UserError(f"{folder} holds runs that are of no sweep; choose another -o", cli.BAD_INPUT)
-    new = about_file.with_suffix(".new")
-    new.write_text(json.dumps(about, indent=2))
-    new.replace(about_file)
+    with replacing(about_file) as new:
+        new.write_text(json.dumps(about, indent=2))
 
 
 def _make(folder: Path, notebook: Path, axes: list[Axis], options: Options) -> int:

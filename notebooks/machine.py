@@ -6,7 +6,7 @@ from pathlib import Path
 
 # Threads that wait for work keep their CPU busy for a while, in case more comes. The default while is so long that
 # training gets four times slower as soon as another program wants a CPU.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:

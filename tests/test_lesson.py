@@ -1,6 +1,7 @@
 """The lesson, run as papermill and nbval run it, on every source of images."""
 
 import ast
+import hashlib
 import itertools
 import json
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cifar10
 import images
 import nbformat
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
+from workspace import cifar10_format
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 LESSON = NOTEBOOKS / "first_pytorch_classifier.ipynb"
@@ -125,6 +128,29 @@ def test_a_folder_of_images_of_one_s_own_runs_through(beside: Path, monkeypatch:
     notebook = run(beside, data_folder="pets", epochs=2.0)
     assert "Accuracy of my goldfish : " in text_of(notebook, "classes")
     assert metrics_of(beside)["dataset"] == "folder"
+
+
+def test_cifar10_is_fetched_in_its_own_format_and_learned(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = images.draw(train=5000, test=1000)
+    archive = beside / "archive.tar.gz"
+    both = [
+        np.concatenate(pair)
+        for pair in ((drawn.train_images, drawn.test_images), (drawn.train_labels, drawn.test_labels))
+    ]
+    cifar10_format.write(archive, *both)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    loader = (beside / "cifar10.py").read_text()
+    for real, made in ((cifar10.SHA256, digest), ("SIZE = 170_498_071", f"SIZE = {archive.stat().st_size}")):
+        assert loader.count(real) == 1
+        loader = loader.replace(real, made)
+    (beside / "cifar10.py").write_text(loader)
+    monkeypatch.setenv("WORKSPACE_DATA", str(beside / "data"))
+    monkeypatch.setenv("CIFAR10_MIRRORS", archive.as_uri())
+    notebook = run(beside, dataset="cifar10", epochs=4.0, train_images=0)
+    metrics = metrics_of(beside)
+    assert (metrics["dataset"], metrics["dataset_digest"]) == ("cifar10", digest)
+    assert metrics["accuracy"] > 0.2
+    assert "Accuracy of truck : " in text_of(notebook, "classes")
 
 
 @pytest.fixture

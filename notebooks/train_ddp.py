@@ -9,8 +9,8 @@ One process; two on this machine, one for each GPU, say; one on each of two mach
     torchrun --standalone --nproc-per-node=2 train_ddp.py --epochs 2
     torchrun --nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 train_ddp.py --epochs 2
 
-In a notebook's cell, put `!` before the line. Without GPUs the processes share the machine's CPUs, which is no faster,
-but shows how it works. https://pytorch.org/docs/stable/elastic/run.html
+several_devices.ipynb starts it from a notebook. Without GPUs the processes share the machine's CPUs, which is no
+faster, but shows how it works. https://pytorch.org/docs/stable/elastic/run.html
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import images
 import machine
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.nn  # before there is a group, which it would keep to the end, with its threads
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128, help="images in a batch, over all processes together")
     parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--train-images", type=int, default=0, help="how many training images to use; 0 takes all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-folder", type=Path, default=Path("ddp"), help="for weights.pt and metrics.json")
     given = parser.parse_args(arguments)
@@ -64,7 +66,8 @@ def _train(given: argparse.Namespace, rank: int, world: int, device: torch.devic
     torch.manual_seed(given.seed)
     net = network(len(data.classes)).to(device)
     together = DistributedDataParallel(net) if world > 1 else net
-    inputs, labels = torch.tensor(data.train_images), torch.tensor(data.train_labels)
+    chosen = np.random.default_rng(given.seed).permutation(len(data.train_images))[: given.train_images or None]
+    inputs, labels = torch.from_numpy(data.train_images[chosen]), torch.from_numpy(data.train_labels[chosen])
     sampler = DistributedSampler(inputs, world, rank, shuffle=True, seed=given.seed, drop_last=True)
     share = given.batch_size // world
     optimizer = torch.optim.SGD(net.parameters(), lr=given.learning_rate, momentum=0.9)
@@ -87,7 +90,8 @@ def _train(given: argparse.Namespace, rank: int, world: int, device: torch.devic
         print(f"Accuracy: {accuracy:.0%}, after {seconds:.1f} s with {world} process(es) on {device.type}")
         given.output_folder.mkdir(parents=True, exist_ok=True)
         torch.save(net.state_dict(), given.output_folder / "weights.pt")
-        metrics = {"accuracy": accuracy, "train_seconds": seconds, "processes": world, "device": device.type}
+        metrics = {"accuracy": accuracy, "train_seconds": round(seconds, 2), "processes": world, "device": device.type}
+        metrics["images_per_second"] = round(given.epochs * len(sampler) * world / seconds, 1)
         metrics |= {"seed": given.seed, "dataset": data.source, "dataset_digest": data.digest}
         (given.output_folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 

@@ -12,6 +12,7 @@ import torch
 import train_ddp
 from labs import REPOSITORY
 from PIL import Image
+from small import command
 
 SCRIPT = str(REPOSITORY / "notebooks/train_ddp.py")
 
@@ -97,6 +98,20 @@ def test_two_nodes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: P
     meeting.append("--local-addr=127.0.0.1")
     nodes = [start(["--nnodes=2", "--nproc-per-node=1", *meeting], data, tmp_path) for _ in range(2)]
     assert differs(weights(tmp_path, *nodes), alone) < 1e-5
+
+
+def test_notebook_launches_both_and_finds_the_same_network(data: Path, tmp_path: Path) -> None:
+    given = {"data_folder": data, "batch_size": 16, "epochs": 2, "train_images": 64}
+    parameters = [word for name, value in given.items() for word in ("-p", name, value)]
+    lesson = REPOSITORY / "notebooks/several_devices.ipynb"
+    done = command(tmp_path, "run", lesson, *parameters, "-o", "made")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "made/metrics.json").read_text())
+    assert metrics["processes"] == 2
+    assert metrics["weights_apart"] < 1e-5
+    unfair = command(tmp_path, "run", lesson, *parameters, "-p", "batch_size", 15, "-o", "unfair")
+    assert unfair.returncode == 1
+    assert "cannot be shared evenly by 2 processes" in (tmp_path / "unfair/log.txt").read_text()
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(

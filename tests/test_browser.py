@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from workspace.places import LESSON
 
 PICTURE = REPOSITORY / "tests/pictures/lab.png"
-SMALL = {"dataset": "drawn", "epochs": 1.0, "train_images": 2000}
+SMALL = {"dataset": "drawn", "epochs": 10.0, "train_images": 2000}
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +78,43 @@ def test_link_shows_the_lesson_with_its_results_before_anything_runs(container_l
         page.screenshot(path=PICTURE)
 
 
+def collect_curves(page: Page) -> None:
+    """Have the page keep each picture that the training's cell shows, from now on, in `window.curves`."""
+    page.evaluate(
+        """() => {
+            window.curves = new Set();
+            new MutationObserver(() => {
+                for (const cell of document.querySelectorAll('.jp-CodeCell'))
+                    if (cell.textContent.includes('charts.Curves('))
+                        for (const picture of cell.querySelectorAll('img')) window.curves.add(picture.src);
+            }).observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ['src']});
+        }"""
+    )
+
+
 def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Container, page: Page) -> None:
     lab = fresh.start()
     set_parameters(lab, **SMALL)
     open_lesson(page, lab)
+    collect_curves(page)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     shown = printed(page, "Accuracy of star")
     assert re.search(r"Accuracy of the network on the \d+ test images: \d+ %", shown)
     assert len(re.findall(r"^Accuracy of \w+ : +\d+ %$", shown, re.MULTILINE)) == 10
+    assert page.evaluate("window.curves.size") >= 3, "the curves did not move"
+
+    cell = page.locator(".jp-CodeCell", has_text="charts.upload(classify)")
+    button = cell.get_by_role("button", name="Choose a picture")
+    button.scroll_into_view_if_needed()
+    with page.expect_file_chooser() as chooser:
+        button.click()
+    chooser.value.set_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    expect(cell.get_by_text("notes.txt cannot be read as a picture.")).to_be_visible()
+    with page.expect_file_chooser() as chooser:
+        button.click()
+    chooser.value.set_files(PICTURE)
+    expect(cell.locator("img")).to_be_visible()
 
 
 def test_page_without_the_token_asks_for_it(container_lab: Lab, page: Page) -> None:

@@ -99,6 +99,9 @@ c.ServerApp.tornado_settings = {
     }
 }
 
+# What the lab passes on to others, where it can at all: the dashboard of docker/cluster.yml.
+c.ServerProxy.host_allowlist = ["dashboard"]
+
 # Kernels and terminals run in an environment of the user's own, and say why when they die.
 c.AsyncIOLoopKernelManager.restarter_class = lab.TellingRestarter
 c.ServerApp.kernel_websocket_connection_class = lab.TellingConnection

@@ -1,5 +1,6 @@
 """docker/cluster.yml: a scheduler and two workers in containers, whose machines go away in the midst of a sweep."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from labs import command, wait_until
+import websocket
+from labs import Lab, command, wait_until
 from small import METRICS, notebook
 from workspace import runs
 
@@ -120,6 +122,34 @@ def test_no_member_opens_a_port_of_this_machine(cluster: Cluster) -> None:
     for service in ("scheduler", "worker"):
         for container in cluster.containers(service):
             assert command(cluster.checkout, "docker", "port", container).stdout == ""
+
+
+def test_dashboard_is_seen_through_the_lab_alone_and_only_with_the_token(cluster: Cluster) -> None:
+    (workspace,) = cluster.containers("workspace")
+    link = command(cluster.checkout, "docker", "exec", workspace, "link").stdout
+    port = command(cluster.checkout, "docker", "port", workspace, "8888").stdout.strip().rpartition(":")[2]
+    lab = Lab(f"http://localhost:{port}/?{link.strip().partition('?')[2]}")
+    page = "/proxy/dashboard:8787/status"
+    wait_until(lambda: lab.get(page, lab.token).ok)
+    assert "Dask" in lab.get(page, lab.token).text
+    assert lab.get(page).status_code in {302, 403}
+    assert lab.get("/proxy/scheduler:8786/", lab.token).status_code == 403  # another host than the one allowed
+    with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+        websocket.create_connection(f"ws{lab.url.removeprefix('http')}{page}/ws", timeout=30)
+    with contextlib.closing(
+        websocket.create_connection(
+            f"ws{lab.url.removeprefix('http')}{page}/ws",
+            header=[f"Authorization: token {lab.token}"],
+            subprotocols=["bokeh", "none"],
+            timeout=30,
+        )
+    ) as channel:
+        assert channel.getstatus() == 101
+    seen = "import socket; socket.create_connection(('{}', 8787), 3)"
+    for worker in cluster.containers("worker"):
+        for name in ("scheduler", "dashboard"):
+            refused = command(cluster.checkout, "docker", "exec", worker, "python", "-c", seen.format(name))
+            assert "refused" in refused.stderr or "not known" in refused.stderr, refused.stderr
 
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_no_result(cluster: Cluster) -> None:

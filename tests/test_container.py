@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,6 +34,18 @@ def test_lesson_is_seeded_at_the_root(container_lab: Lab) -> None:
 
 def test_kernel_runs_torch(container_lab: Lab) -> None:
     assert container_lab.run("import torch, torchvision; print(torch.ones(2, 3).sum().item())") == "6.0\n"
+
+
+def test_run_from_a_notebook_s_cell_names_the_image_that_made_it(container: Container, container_lab: Lab) -> None:
+    small = "-p dataset drawn -p train_images 640 -p epochs 1"
+    said = container_lab.run(f"!run {LESSON} {small} -o /workspace/runs/cell", timeout_s=300)
+    assert "completed in" in said, said
+    record = json.loads(container.inside("cat", "/workspace/runs/cell/run.json").stdout)
+    assert re.fullmatch(rf"{os.environ.get('WORKSPACE_WHEELS', 'cpu')}-[0-9a-f]{{12}}", record["image"])
+    refused = container_lab.run(f"!run {LESSON} -p epochs 0 -o /workspace/runs/none", timeout_s=300)
+    assert "Allowed: 0.001 to 1000" in refused
+    assert container.inside("ls", "/workspace/runs").stdout == "cell\n"
+    container.inside("rm", "-r", "/workspace/runs")
 
 
 def test_nobody_is_root_and_nobody_can_become_root(container: Container) -> None:

@@ -23,6 +23,12 @@ NATIVE = REPOSITORY / ".workspace"
 """What the workspace keeps on a machine without Docker, beside the work itself."""
 
 
+def image_stamp() -> str | None:
+    """What tells this image from others, such as cpu-1f0c8a2b9d3e; None outside of one."""
+    stamp = REPOSITORY / "image-stamp"
+    return stamp.read_text().strip() if stamp.exists() else None
+
+
 def setting(name: str) -> str | None:
     """What the user set: in the environment, else in `.env`, which Compose reads by the same rule; None if nowhere."""
     return os.environ.get(name) or _dotenv().get(name) or None

@@ -30,7 +30,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from workspace import cli, deaths, runs
+from workspace import cli, deaths, places, runs
 from workspace.cli import UserError
 from workspace.parameters import OUTPUT_FOLDER, of_notebook
 from workspace.terminal import duration
@@ -122,7 +122,7 @@ def run(job: Job, cancel: threading.Event, progress: Progress | None = None) -> 
             "threads": found.metrics.get("threads") or _asked_threads(job),
             "device": found.metrics.get("device"),
             "dataset_digest": found.metrics.get("dataset_digest"),
-            "image": os.environ.get("WORKSPACE_IMAGE"),
+            "image": places.image_stamp(),
             "versions": versions(),
         }
         try:
@@ -275,6 +275,11 @@ def _kernel_manager(
             self.connection_file = str(sockets / "kernel.json")
             self.transport = "ipc"
             self.ip = str(sockets / "socket")
+
+        def _connect_control_socket(self) -> None:
+            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
+            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
+            self._control_socket = self.connect_shell()
 
         async def start_kernel(self, **options: object) -> None:
             inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}

@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
 from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
+from workspace import environment as kernels_environment
 from workspace import parameters
 from workspace.cli import UserError
 
@@ -112,6 +114,17 @@ def test_a_killed_run_leaves_no_result_and_no_kernel_and_its_place_can_be_taken(
     wait_until(lambda: not kernels_in(tmp_path))
     assert command(tmp_path, "run", good, "-o", "out").returncode == 0
     assert record(tmp_path / "out")["notebook"] == str(good)
+
+
+def test_a_run_finds_what_pip_installed_in_the_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path / "state"))
+    greets = notebook(tmp_path / "greets.ipynb", "import greeting")
+    without = command(tmp_path, "run", greets, "-o", "without")
+    assert "No module named 'greeting'" in without.stderr
+    place = sysconfig.get_path("purelib", scheme="venv", vars={"base": str(kernels_environment.make())})
+    Path(place, "greeting.py").touch()
+    done = command(tmp_path, "run", greets, "-o", "with")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_notebook_without_parameters_runs_as_it_is(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """scripts/sweep: what it varies, what it refuses, what it keeps, and what it makes again."""
 
 import csv
+import importlib.metadata
 import json
 import math
+import os
 import re
 import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from labs import wait_until
+from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, notebook
 from workspace import axes, cluster, parameters, report, runs
 from workspace.cli import UserError
@@ -195,6 +199,27 @@ def test_ctrl_c_keeps_what_is_done_opens_no_door_and_leaves_nobody_behind(tmp_pa
     assert not list(tmp_path.glob("out/.x-1*"))
 
 
+def test_a_killed_sweep_leaves_nobody_behind_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    notebook(tmp_path / "waits.ipynb", "import os\nwhile x == 1 and not os.path.exists('go'): pass", METRICS)
+    given = ["waits.ipynb", "-p", "x=0,1", "-j", "1", "-o", "out"]
+    sweep = subprocess.Popen(arguments("sweep", *given), cwd=tmp_path, env=environment(tmp_path))
+    process = psutil.Process(sweep.pid)
+    wait_until(lambda: list(tmp_path.glob("out/x-0*/run.json")) and list(tmp_path.glob("out/.x-1*/log.txt")))
+    wait_until(lambda: kernels_of(process))
+    begun = process.children(recursive=True)
+    sweep.kill()
+    assert sweep.wait(60) == -signal.SIGKILL
+    wait_until(lambda: not any(child.is_running() for child in begun))
+    made = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/x-*/run.json")}
+    assert [file.parent.name[:3] for file in made] == ["x-0"]
+    (tmp_path / "go").touch()
+    again = command(tmp_path, "sweep", *given)
+    assert again.returncode == 0, again.stderr
+    assert [row["x"] for row in leaderboard(tmp_path / "out")] == ["1", "0"]
+    assert all(file.stat().st_mtime_ns == when for file, when in made.items())
+    assert not list(tmp_path.glob("out/.x-1*"))
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -233,24 +258,51 @@ def test_no_scheduler_is_exit_code_3_and_nothing_is_lost(tmp_path: Path) -> None
     assert "no scheduler answers at tcp://127.0.0.1:9" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("other", "complaint"),
-    [
-        ({"distributed": "2020.1"}, "has distributed 2020.1 and here is"),
-        ({"folder": "False"}, "does not see"),
-        ({}, None),
-    ],
-)
-def test_workers_that_differ_from_this_machine_are_refused(tmp_path: Path, other: dict, complaint: str | None) -> None:
-    class Cluster:
-        def run(self, function: object, folder: Path) -> dict:
-            return {"tcp://a": function(folder) | other}
+@pytest.fixture
+def worker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a scheduler with a worker, which has the version of torch that the test names."""
+    another = tmp_path / "packages" / f"torch-{request.param}.dist-info"
+    another.mkdir(parents=True)
+    (another / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {request.param}\n")
+    known = os.environ | {"PYTHONPATH": f"{REPOSITORY / 'scripts'}:{another.parent}"}
+    dask, port = [sys.executable, "-m", "dask"], free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    line = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+    commands = [
+        [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+        [*dask, "worker", address, *line],
+    ]
+    members = [subprocess.Popen(one, env=known, stderr=subprocess.DEVNULL) for one in commands]
+    yield address
+    for member in reversed(members):
+        member.terminate()
+        member.wait(60)
 
-    if complaint is None:
-        cluster._require_same(Cluster(), tmp_path)
+
+SAME = importlib.metadata.version("torch")
+
+
+@pytest.mark.parametrize("worker", ["1.0", SAME], indirect=True)
+def test_workers_that_differ_from_this_machine_are_refused(
+    tmp_path: Path, worker: str, request: pytest.FixtureRequest
+) -> None:
+    notebook(tmp_path / "small.ipynb", METRICS)
+    done = command(tmp_path, "sweep", "small.ipynb", "-p", "x=1", "-o", "out", "--scheduler", worker)
+    if request.node.callspec.params["worker"] == SAME:
+        assert done.returncode == 0, done.stderr
         return
-    with pytest.raises(UserError, match=complaint) as refused:
-        cluster._require_same(Cluster(), tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"has torch 1.0 and here is {SAME}: use one image everywhere" in done.stderr
+    assert not list(tmp_path.glob("out/x-*"))
+
+
+def test_a_folder_that_the_workers_do_not_see_is_refused(tmp_path: Path) -> None:
+    class Elsewhere:
+        def run(self, function: Callable[[Path], dict], folder: Path) -> dict:
+            return {"tcp://a": function(folder) | {"folder": "False"}}
+
+    with pytest.raises(UserError, match=f"tcp://a does not see {tmp_path}") as refused:
+        cluster._require_same(Elsewhere(), tmp_path)
     assert refused.value.exit_code == 2
 
 

@@ -23,6 +23,8 @@ def enter() -> None:
     """Go on in a Python that has the workspace's packages: this one, or restart this command in `.venv`."""
     # What runs from here on, notebooks included, finds the datasets where scripts/data and scripts/start keep them.
     os.environ["WORKSPACE_DATA"] = str(places.data())
+    # And the packages that %pip installed in the lab.
+    os.environ.setdefault("JUPYTER_PATH", str(places.KERNELS))
     if Path(sys.prefix) == FOLDER or IN_IMAGE:
         return
     make()
@@ -97,7 +99,9 @@ def _install_torch(installer: Path, torch: Path) -> None:
 def _install(installer: Path, *arguments: str) -> None:
     # --no-deps: the locks are complete, and leave out on purpose what docker/overrides.txt names.
     command = [str(installer), "pip", "install", "--python", str(PYTHON), "--no-deps", *arguments]
-    if subprocess.run(command, env=os.environ | {"UV_HTTP_TIMEOUT": "180"}, check=False).returncode:
+    # Compiled once, here: not by each command's first start, nor by every one where nothing may be written beside it.
+    settings = {"UV_HTTP_TIMEOUT": "180", "UV_COMPILE_BYTECODE": "1"}
+    if subprocess.run(command, env=os.environ | settings, check=False).returncode:
         raise UserError("the packages could not be installed; the lines above say why")
 
 

@@ -101,15 +101,17 @@ def test_two_nodes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: P
 
 
 def test_notebook_launches_both_and_finds_the_same_network(data: Path, tmp_path: Path) -> None:
-    given = {"data_folder": data, "batch_size": 16, "epochs": 2, "train_images": 64}
-    parameters = [word for name, value in given.items() for word in ("-p", name, value)]
-    lesson = REPOSITORY / "notebooks/several_devices.ipynb"
-    done = command(tmp_path, "run", lesson, *parameters, "-o", "made")
+    def launch(folder: str, batch_size: int) -> subprocess.CompletedProcess[str]:
+        given = {"data_folder": data, "batch_size": batch_size, "epochs": 2, "train_images": 64}
+        parameters = [word for name, value in given.items() for word in ("-p", name, value)]
+        return command(tmp_path, "run", REPOSITORY / "notebooks/several_devices.ipynb", *parameters, "-o", folder)
+
+    done = launch("made", batch_size=16)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "made/metrics.json").read_text())
     assert metrics["processes"] == 2
     assert metrics["weights_apart"] < 1e-5
-    unfair = command(tmp_path, "run", lesson, *parameters, "-p", "batch_size", 15, "-o", "unfair")
+    unfair = launch("unfair", batch_size=15)
     assert unfair.returncode == 1
     assert "cannot be shared evenly by 2 processes" in (tmp_path / "unfair/log.txt").read_text()
 

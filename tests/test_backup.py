@@ -163,6 +163,32 @@ def test_file_that_changes_while_it_is_saved_is_saved_whole(folders: Path, monke
     assert len(set(json.loads((folders / "new/work/mine.ipynb").read_text())["cells"])) <= 1
 
 
+def test_file_deleted_while_it_is_saved_spoils_nothing(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = folders / "old/work"
+    weights, later = work / "weights.pt", work / "weights.txt"
+    later.write_text("listed, and gone before its turn")
+
+    class Meddled(io.BytesIO):
+        """Changes the weights while they are read, and deletes them while they are read again."""
+
+        def write(self, data: bytes) -> int:
+            if self.tell() > 1_000_000 and later.exists():
+                later.unlink()
+                os.utime(weights, (1, 1))
+            elif self.tell() > 4_000_000:
+                weights.unlink(missing_ok=True)
+            return super().write(data)
+
+    before = content(work)
+    stream = Meddled()
+    archive.write(stream)
+    assert not weights.exists()
+    use(folders / "new", monkeypatch)
+    archive.restore(io.BytesIO(stream.getvalue()))
+    del before["weights.txt"]
+    assert content(folders / "new/work") == before
+
+
 def test_commands_back_up_and_restore_natively(folders: Path) -> None:
     def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, REPOSITORY / "scripts" / script, "--native", *arguments]

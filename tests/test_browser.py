@@ -92,6 +92,16 @@ def collect_curves(page: Page) -> None:
     )
 
 
+def pictures(page: Page) -> list[bool]:
+    """For each cell that draws something, whether a picture of some size stands below it."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.jp-CodeCell')]
+            .filter(cell => /charts\\.(pictures|Curves|class_bars|confusion)\\(|classify\\(output/.test(
+                cell.querySelector('.jp-Cell-inputWrapper').textContent))
+            .map(cell => [...cell.querySelectorAll('img')].some(picture => picture.naturalWidth > 300))"""
+    )
+
+
 def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Container, page: Page) -> None:
     lab = fresh.start()
     set_parameters(lab, **SMALL)
@@ -103,6 +113,7 @@ def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Cont
     assert re.search(r"Accuracy of the network on the \d+ test images: \d+ %", shown)
     assert len(re.findall(r"^Accuracy of \w+ : +\d+ %$", shown, re.MULTILINE)) == 10
     assert page.evaluate("window.curves.size") >= 3, "the curves did not move"
+    assert pictures(page) == [True] * 7
 
     cell = page.locator(".jp-CodeCell", has_text="charts.upload(classify)")
     button = cell.get_by_role("button", name="Choose a picture")

@@ -40,7 +40,8 @@ def _sources() -> dict[str, Path]:
 def write(stream: BinaryIO) -> int:
     """Write the workspace to `stream` and return how many files it has.
 
-    The lab may run meanwhile: a file that changes while it is read is read again.
+    The lab may run meanwhile: a file that changes while it is read is read again, one that is deleted is left out
+    or kept as it last was.
     """
     digests: dict[str, str] = {}
     with (
@@ -48,13 +49,15 @@ def write(stream: BinaryIO) -> int:
         tarfile.open(fileobj=zipped, mode="w|") as tar,
     ):
         for name, path in _files():
-            for _ in range(_TRIES):  # what is added again replaces what was added before
-                before = path.lstat()
-                digest = _add(tar, name, path)
-                if digest is None or not path.exists() or _same(path.lstat(), before):
-                    break
-            if digest is not None:
-                digests[name] = digest
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                for _ in range(_TRIES):  # what is added again replaces what was added before
+                    before = path.lstat()
+                    if not stat.S_ISREG(before.st_mode):
+                        print(f"left out, since it is no file: {name}", file=sys.stderr)
+                        break
+                    digests[name] = _add(tar, name, path)
+                    if _same(path.lstat(), before):
+                        break
         content = json.dumps({"files": digests}, indent=1).encode()
         member = tarfile.TarInfo(_LIST)
         member.size = len(content)
@@ -77,18 +80,12 @@ def _same(now: os.stat_result, before: os.stat_result) -> bool:
     return (now.st_mtime_ns, now.st_size, now.st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
 
 
-def _add(tar: tarfile.TarFile, name: str, path: Path) -> str | None:
-    """Add a file and return its digest; None for what is no file or is gone."""
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            print(f"left out, since it is no file: {name}", file=sys.stderr)
-            return None
-        with path.open("rb") as file:
-            member = tar.gettarinfo(arcname=name, fileobj=file)
-            reader = _Hashing(file, member.size)
-            tar.addfile(member, reader)
-    except FileNotFoundError:
-        return None
+def _add(tar: tarfile.TarFile, name: str, path: Path) -> str:
+    """Add a file and return its digest."""
+    with path.open("rb") as file:
+        member = tar.gettarinfo(arcname=name, fileobj=file)
+        reader = _Hashing(file, member.size)
+        tar.addfile(member, reader)
     return reader.digest.hexdigest()
 
 

@@ -24,6 +24,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     kept = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__", ".ipynb_checkpoints")
     shutil.copytree(REPOSITORY, copy, ignore=kept, dirs_exist_ok=True)
+    for delivered in ("scripts", "notebooks", "docker/kernels", "docker/lab-settings"):  # as a umask of 077 makes it
+        for path in (copy / delivered, *(copy / delivered).rglob("*")):
+            path.chmod(path.stat().st_mode & 0o700)
     (copy / ".venv").symlink_to(REPOSITORY / ".venv")
     return copy
 

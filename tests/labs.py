@@ -197,3 +197,6 @@ class Container:
 
     def remove(self) -> None:
         self.command("docker", "compose", "down", "--volumes", "--timeout", "30")
+        # Compose labels what it builds with the project, so each project's build took the tag from the one before.
+        label = f"label=com.docker.compose.project={self.project}"
+        self.command("docker", "image", "prune", "--force", "--filter", label)

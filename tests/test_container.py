@@ -162,6 +162,23 @@ def test_folder_of_the_right_owner_gets_the_lesson(fresh: Container, tmp_path: P
     assert (tmp_path / LESSON).stat().st_uid == 1000
 
 
+def test_folder_of_another_user_is_worked_in_as_that_user(fresh: Container, tmp_path: Path) -> None:
+    os.chown(tmp_path, 1234, 1234)
+    try:
+        lab = fresh.start(WORKSPACE_UID="1234", WORKSPACE_DIR=str(tmp_path))
+        assert (tmp_path / LESSON).stat().st_uid == 1234
+        assert lab.run("import os; print(os.getuid(), os.access('/data', os.W_OK))") == "1234 True\n"
+    finally:
+        assert fresh.command("docker", "compose", "build").returncode == 0  # the image's tag is everybody's
+
+
+def test_clone_made_with_a_strict_umask_starts(fresh: Container) -> None:
+    secrets = fresh.checkout / "docker/secrets"
+    secrets.chmod(0o700)
+    fresh.start()
+    assert secrets.stat().st_mode & 0o777 == 0o755
+
+
 def test_port_in_use_starts_nothing_and_names_the_next_one(fresh: Container) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", fresh.port))

@@ -143,6 +143,7 @@ class Workspace:
 
     def up(self) -> None:
         """Start the container and wait until it answers. Raises UserError with the cause; then nothing runs."""
+        self._show_that_no_token_is_given()
         started = self._compose("up", "--detach", "--no-build", SERVICE, *([TLS] if self.tls else []))
         if started.returncode:
             self._compose("down")
@@ -170,6 +171,15 @@ class Workspace:
         if restarted.returncode:
             raise UserError(self._cause(restarted.stderr))
         self._wait_until_healthy()
+
+    def _show_that_no_token_is_given(self) -> None:
+        """Let the container's user into the secrets folder as long as it is empty.
+
+        After a clone under a strict umask it could not enter, and what cannot be read might be a token that was meant.
+        """
+        [folder] = (Path(mount["source"]) for mount in self._service()["volumes"] if mount["target"] == _SECRETS)
+        if folder.is_dir() and folder.stat().st_uid == os.getuid() and not os.path.lexists(folder / "token"):
+            folder.chmod(folder.stat().st_mode | 0o055)
 
     def _wait_until_healthy(self) -> None:
         give_up = time.monotonic() + _HEALTHY_WITHIN_S

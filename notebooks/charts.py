@@ -111,8 +111,9 @@ class Curves:
         self.at.append(self.step / self.steps_per_epoch)
         self.loss.append(loss)
         self.accuracy.append(accuracy)
-        if not WATCHED and len(self.at) % 5 == 0:
-            print(f"after {self.at[-1]:.2f} epochs: loss {loss:.2f}, accuracy {accuracy:.0%}")
+        if not WATCHED and len(self.at) % 2 == 0:
+            epochs = self.steps / self.steps_per_epoch
+            print(f"epoch {self.at[-1]:.2f} of {epochs:.3g}: loss {loss:.2f}, accuracy {accuracy:.0%}", flush=True)
 
     def _draw(self) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")

@@ -99,9 +99,9 @@ def _train(given: argparse.Namespace, rank: int, world: int, device: torch.devic
 def network(classes: int) -> nn.Module:
     """A small network without batch norm, whose averages would be those of a process's share, not of the batch."""
     return nn.Sequential(
-        *(nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.GELU()),
-        *(nn.Conv2d(24, 48, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(48, 96, 3, padding=1), nn.GELU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
+        nn.Sequential(nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.GELU()),
+        nn.Sequential(nn.Conv2d(24, 48, 3, padding=1), nn.GELU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(48, 96, 3, padding=1), nn.GELU(), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
         nn.Linear(96, classes),
     )
 

@@ -11,7 +11,7 @@ import pytest
 from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace import environment as kernels_environment
-from workspace import parameters
+from workspace import parameters, runner
 from workspace.cli import UserError
 
 
@@ -102,6 +102,23 @@ def test_ctrl_c_stops_the_run_lets_its_cell_sweep_up_and_leaves_no_kernel(tmp_pa
     assert record(tmp_path / "out")["status"] == "stopped"
     assert "swept" in (tmp_path / "out/log.txt").read_text()
     assert not kernels_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("epoch 1.5 of 5: loss 1.34, accuracy 59%", "about 1 min 10 s left in this cell"),
+        ("step 300/400", "about 10 s left in this cell"),
+        ("Training:  25%|##5       | 1/4", "about 1 min 30 s left in this cell"),
+        ("Accuracy of plane : 81 %", ""),
+        ("epoch 0 of 5", ""),
+    ],
+)
+def test_time_left_is_told_where_the_notebook_says_how_far_it_is(said: str, left: str) -> None:
+    progress = runner.Progress()
+    progress.cell, progress.cells, progress.said = 3, 9, said
+    progress.cell_begun -= 30
+    assert str(progress).endswith(left or " · 0 s")
 
 
 def test_a_killed_run_leaves_no_result_and_no_kernel_and_its_place_can_be_taken(tmp_path: Path, good: Path) -> None:

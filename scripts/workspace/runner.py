@@ -322,9 +322,9 @@ def _follows_cells(progress: Progress) -> Callable[..., None]:
 
 
 def _share(said: str) -> float:
-    """How much of the work is done, if a line such as `40 % of the training` or `epoch 3/12` says so, else 0."""
-    if found := re.search(r"(\d+(?:\.\d+)?) ?%(?! accuracy)|\b(\d+) ?(?:/|of) ?(\d+)\b", said):
-        share = float(found[1]) / 100 if found[1] else int(found[2]) / max(1, int(found[3]))
+    """How much of the work is done, if `epoch 1.5 of 12`, `step 3/12` or a bar such as `40%|` says so, else 0."""
+    if found := re.search(r"\b(\d+(?:\.\d+)?) ?(?:/|of) ?(\d+(?:\.\d+)?)\b|\b(\d+(?:\.\d+)?)%\|", said):
+        share = float(found[3]) / 100 if found[3] else float(found[1]) / (float(found[2]) or 1)
         return share if 0 < share <= 1 else 0
     return 0
 

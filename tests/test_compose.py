@@ -59,6 +59,16 @@ def test_work_is_a_named_volume_or_a_folder_by_one_variable() -> None:
     assert (bound["/workspace"]["type"], Path(bound["/workspace"]["source"]).name) == ("bind", "mine")
 
 
+def test_proxy_and_authorities_reach_build_and_run_time() -> None:
+    proxies = {"HTTP_PROXY": "http://proxy:3128", "HTTPS_PROXY": "http://proxy:3129", "NO_PROXY": "intranet"}
+    given = configuration("docker-compose.yml", WORKSPACE_CA_BUNDLE="/etc/own.pem", **proxies)
+    assert proxies.items() <= given["build"]["args"].items()
+    assert proxies.items() <= given["environment"].items()
+    mounts = {mount["target"]: mount["source"] for mount in given["volumes"]}
+    assert mounts["/run/workspace-ca.pem"] == "/etc/own.pem"
+    assert given["build"]["secrets"] == [{"source": "ca"}]
+
+
 def test_every_setting_is_listed_in_the_example() -> None:
     used = set(re.findall(r"\$\{(\w+)", (REPOSITORY / "docker-compose.yml").read_text()))
     listed = set(re.findall(r"^#(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))

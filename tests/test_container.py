@@ -179,6 +179,12 @@ def test_clone_made_with_a_strict_umask_starts(fresh: Container) -> None:
     assert secrets.stat().st_mode & 0o777 == 0o755
 
 
+def test_proxy_of_the_machine_is_not_asked_for_the_lab_itself(fresh: Container) -> None:
+    lab = fresh.start(HTTP_PROXY="http://proxy.invalid:3128")
+    assert lab.run("import os; print(os.environ['HTTP_PROXY'])") == "http://proxy.invalid:3128\n"
+    assert fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0
+
+
 def test_port_in_use_starts_nothing_and_names_the_next_one(fresh: Container) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", fresh.port))

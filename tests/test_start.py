@@ -102,6 +102,31 @@ def test_without_an_engine_the_same_lab_is_served_natively(checkout: Path, witho
     assert (checkout / "work/first_pytorch_classifier.ipynb").exists()
 
 
+def test_settings_in_dotenv_count_without_an_engine_too(checkout: Path, without_engine: dict[str, str]) -> None:
+    token = "0123456789abcdef" * 3
+    settings = {
+        "JUPYTER_TOKEN": token,
+        "CIFAR10_MIRRORS": "http://mirror.invalid/x",
+        "HTTP_PROXY": "http://proxy.invalid",
+    }
+    (checkout / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    try:
+        started = command(checkout, "scripts/start", **without_engine)
+        assert started.returncode == 0, started.stderr
+        lab = Lab(started.stdout.splitlines()[-1])
+        assert lab.token == token
+        seen = lab.run(
+            "import os; print(os.environ['CIFAR10_MIRRORS'], os.environ['HTTP_PROXY'], 'JUPYTER_TOKEN' in os.environ)"
+        )
+        assert seen == "http://mirror.invalid/x http://proxy.invalid False\n"
+        assert command(checkout, "scripts/stop", **without_engine).returncode == 0
+        (checkout / ".env").write_text("JUPYTER_TOKEN=\n")
+        refused = command(checkout, "scripts/start", **without_engine)
+        assert "the access token in JUPYTER_TOKEN is empty" in refused.stderr
+    finally:
+        (checkout / ".env").unlink()
+
+
 def test_native_start_on_a_taken_port_leaves_nothing_running(checkout: Path, without_engine: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(without_engine["WORKSPACE_PORT"])))

@@ -48,7 +48,7 @@ def resolve() -> str:
             return check(given, str(file))
         if isinstance(file, str):
             raise UserError(f"the token file {file} does not exist", REFUSED)
-    if (given := os.environ.get("JUPYTER_TOKEN")) is not None:
+    if (given := places.given("JUPYTER_TOKEN")) is not None:
         return check(given.strip(), "JUPYTER_TOKEN")
     kept = places.state() / "token"
     if (given := _read(kept)) is None:
@@ -62,7 +62,7 @@ def rotate() -> None:
     named, given = os.environ.get("JUPYTER_TOKEN_FILE"), places.secrets() / "token"
     if named or os.path.lexists(given):
         replace(Path(named or given))
-    elif "JUPYTER_TOKEN" in os.environ:
+    elif places.given("JUPYTER_TOKEN") is not None:
         raise UserError(
             "the token is given by the variable JUPYTER_TOKEN and changes with it: set another where it is set, in the "
             "environment or in .env, then scripts/stop and scripts/start"

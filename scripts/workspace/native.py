@@ -17,6 +17,8 @@ from workspace.cli import UserError
 _ANSWERS_WITHIN_S = 120
 _LOG = places.NATIVE / "server.log"
 _RECORD = places.NATIVE / "server.json"
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past HTTP_PROXY, which knows nothing of this machine's own ports."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Server:
         """Whether it is there and serves."""
         here = "127.0.0.1" if self.bind == "0.0.0.0" else self.bind  # noqa: S104
         try:
-            urllib.request.urlopen(f"http://{here}:{self.port}/api", timeout=5).close()
+            _DIRECTLY.open(f"http://{here}:{self.port}/api", timeout=5).close()
         except (OSError, urllib.error.URLError):
             return False
         return _alive(self.pid)

@@ -29,9 +29,14 @@ def image_stamp() -> str | None:
     return stamp.read_text().strip() if stamp.exists() else None
 
 
-def setting(name: str) -> str | None:
+def given(name: str) -> str | None:
     """What the user set: in the environment, else in `.env`, which Compose reads by the same rule; None if nowhere."""
-    return os.environ.get(name) or _dotenv().get(name) or None
+    return os.environ.get(name, _dotenv().get(name))
+
+
+def setting(name: str) -> str | None:
+    """The same where to be empty is as good as not to be set."""
+    return given(name) or None
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from workspace import access, cli, places, preflight, seed
+from workspace import access, cli, network, places, preflight, seed
 from workspace.cli import UserError
 
 
@@ -18,7 +18,7 @@ def main(ip: str, port: int) -> None:
     for line in preflight.warnings() + _seed():
         cli.say(f"workspace: {line}")
     access.write(access.in_use(), access.resolve())
-    _trust_mounted_authorities()
+    os.environ.update(network.environment())
     # The server reads the token's file: kernels, which inherit the server's environment, need not know it.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER_TOKEN")}
     environment.setdefault("JUPYTERLAB_SETTINGS_DIR", str(places.work() / ".jupyterlab" / "settings"))
@@ -56,10 +56,3 @@ def _seed() -> list[str]:
         return seed.seed()
     except OSError as error:
         return [f"the lesson could not be brought up to date: {error.filename}: {error.strerror}"]
-
-
-def _trust_mounted_authorities() -> None:
-    """Let downloads trust a mounted CA bundle, as they must behind a proxy that inspects TLS."""
-    bundle = Path("/run/workspace-ca.pem")
-    if bundle.is_file() and bundle.stat().st_size:
-        os.environ.update(SSL_CERT_FILE=str(bundle), REQUESTS_CA_BUNDLE=str(bundle), PIP_CERT=str(bundle))

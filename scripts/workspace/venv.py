@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workspace import cli, places
+from workspace import cli, network, places
 from workspace.cli import UserError
 from workspace.places import IN_IMAGE, REPOSITORY
 
@@ -25,6 +25,7 @@ def enter() -> None:
     os.environ["WORKSPACE_DATA"] = str(places.data())
     # And the packages that %pip installed in the lab.
     os.environ.setdefault("JUPYTER_PATH", str(places.KERNELS))
+    os.environ.update(network.environment())
     if Path(sys.prefix) == FOLDER or IN_IMAGE:
         return
     make()
@@ -69,7 +70,8 @@ def uv() -> Path:
     locked = lock.read_text().split(maxsplit=1)[0].removeprefix("uv==")
     if not installer.exists() or locked not in _output(installer, "--version"):
         pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        if subprocess.run([*pip, "--requirement", str(lock)], check=False).returncode:
+        downloads = os.environ | network.environment()
+        if subprocess.run([*pip, "--requirement", str(lock)], env=downloads, check=False).returncode:
             raise UserError("the package installer uv could not be downloaded; see the lines above")
     return installer
 
@@ -101,7 +103,7 @@ def _install(installer: Path, *arguments: str) -> None:
     command = [str(installer), "pip", "install", "--python", str(PYTHON), "--no-deps", *arguments]
     # Compiled once, here: not by each command's first start, nor by every one where nothing may be written beside it.
     settings = {"UV_HTTP_TIMEOUT": "180", "UV_COMPILE_BYTECODE": "1"}
-    if subprocess.run(command, env=os.environ | settings, check=False).returncode:
+    if subprocess.run(command, env=os.environ | network.environment() | settings, check=False).returncode:
         raise UserError("the packages could not be installed; the lines above say why")
 
 

@@ -10,7 +10,6 @@ import fcntl
 import os
 import sys
 import sysconfig
-import venv
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,6 +60,8 @@ def make() -> Path:
     with (place.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # notebooks that open together
         if not made():
+            import venv  # once: every kernel comes by here
+
             venv.create(place)
             pip = place / "bin" / "pip"
             pip.write_text(f'#!/bin/sh\nexec {place}/bin/python -m pip "$@"\n')

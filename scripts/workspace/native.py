@@ -70,6 +70,16 @@ def start(bind: str, port: int, public_host: str) -> Server:
             start_new_session=True,  # it outlives this terminal
         )
     server = Server(process.pid, port, bind, public_host)
+    try:
+        _wait_until_it_answers(server, process)
+    except BaseException:  # Ctrl-C, too
+        process.terminate()
+        raise
+    _RECORD.write_text(json.dumps(asdict(server)))
+    return server
+
+
+def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
     give_up = time.monotonic() + _ANSWERS_WITHIN_S
     while not server.answers():
         if process.poll() is not None:
@@ -77,11 +87,8 @@ def start(bind: str, port: int, public_host: str) -> Server:
                 f"the workspace did not start: {serve.last_words(_LOG.read_text())} (everything it said: {_LOG})"
             )
         if time.monotonic() > give_up:
-            process.terminate()
             raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: {_LOG}")
         time.sleep(0.2)
-    _RECORD.write_text(json.dumps(asdict(server)))
-    return server
 
 
 def environment() -> dict[str, str]:

@@ -153,6 +153,18 @@ def test_cifar10_is_fetched_in_its_own_format_and_learned(beside: Path, monkeypa
     assert "Accuracy of truck : " in text_of(notebook, "classes")
 
 
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(beside: Path) -> None:
+    (beside / "cifar10.py").write_text(STAND_IN_FOR_CIFAR10)
+
+    def numbers(seed: int) -> tuple[float, ...]:
+        run(beside, seed=seed)
+        return tuple(metrics_of(beside)[name] for name in ("loss_train", "loss_test", "accuracy"))
+
+    first = numbers(0)
+    assert numbers(0) == first
+    assert numbers(1) != first
+
+
 @pytest.fixture
 def small_copy(beside: Path) -> Path:
     """The lesson with its committed outputs and small parameters, ready to be compared with a run on drawn images."""

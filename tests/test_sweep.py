@@ -16,7 +16,7 @@ import psutil
 import pytest
 from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, notebook
-from workspace import axes, cluster, parameters, report, runs
+from workspace import axes, cluster, parameters, report, runs, tpe
 from workspace.cli import UserError
 
 
@@ -227,7 +227,6 @@ def test_a_killed_sweep_leaves_nobody_behind_and_the_same_command_goes_on(tmp_pa
         (["-p", "x=0:10:11", "-p", "rate=log:1e-6:1:2000"], "22,000 runs; add --yes"),
         (["-p", "x=1", "--method", "random"], "needs -n"),
         (["-p", "x=1", "-n", "3"], "-n is for"),
-        (["-p", "x=1", "-n", "3", "--method", "tpe"], "tpe needs Optuna"),  # which no lock has
         (["-p", "x=1", "-j", "0"], "above 0"),
         (["-p", "x=1", "-o", "../out"], "without `..`"),
         (["-p", "x=1", "-o", "elsewhere", "--report-only"], "not the folder of a sweep"),
@@ -242,6 +241,37 @@ def test_bad_input_gets_one_line_and_starts_nothing(tmp_path: Path, given: list[
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.glob("**/run.json"))
+
+
+PEAK = """\
+import json
+from pathlib import Path
+
+result = {"accuracy": 1 - (rate - 0.7) ** 2 - (x - 6) ** 2 / 100}
+Path(output_folder, "metrics.json").write_text(json.dumps(result))
+"""
+
+
+def test_tpe_finds_the_peak_and_goes_on_from_the_runs_that_are_there(tmp_path: Path) -> None:
+    notebook(tmp_path / "peak.ipynb", PEAK)
+    given = ["peak.ipynb", "-p", "rate=1e-6:1", "-p", "x=0:10", "--method", "tpe", "-j", 2, "-o", "out"]
+    begun = command(tmp_path, "sweep", *given, "-n", 4)
+    assert begun.returncode == 0, begun.stderr
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/*/run.json")}
+    assert len(before) == 4
+    done = command(tmp_path, "sweep", *given, "-n", 24)
+    assert done.returncode == 0, done.stderr
+    assert "24 of 24 done" in done.stdout
+    after = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/*/run.json")}
+    assert len(after) == 24
+    assert before.items() <= after.items()
+    assert float(leaderboard(tmp_path / "out")[0]["accuracy"]) > 0.95
+
+
+def test_tpe_without_optuna_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
+    with pytest.raises(UserError, match="needs Optuna"):
+        tpe.require()
 
 
 def test_a_metric_that_nobody_wrote_is_named_with_those_that_were(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 c.ServerApp.contents_manager_class = lab.AtomicContents
 c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
+c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing
 
 # What a stranger can make it do: the stock 512 MiB are buffered before anybody is asked for a token.
 c.ServerApp.max_body_size = c.ServerApp.max_buffer_size = 64 * 1024**2

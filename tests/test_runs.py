@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from labs import wait_until
+from labs import REPOSITORY, wait_until
 from small import command, notebook
 
 
@@ -67,3 +67,9 @@ def test_the_remains_of_a_killed_run_are_listed_as_lost(tmp_path: Path) -> None:
     remains.mkdir(parents=True)
     (remains / "state.json").write_text('{"notebook": "a.ipynb", "started": "2026-01-01T00:00:00"}')
     assert "gone  lost" in command(tmp_path, "runs", "list").stdout
+
+
+def test_hint_names_a_command_as_it_is_called_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "; scripts/run makes one" in command(tmp_path, "runs", "show").stderr
+    monkeypatch.setenv("PATH", f"{REPOSITORY / 'scripts'}:{os.environ['PATH']}")  # as in the lab's terminals
+    assert "; run makes one" in command(tmp_path, "runs", "show").stderr

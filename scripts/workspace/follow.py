@@ -87,7 +87,8 @@ def open_run(run: str | None) -> int:
     """A link to its notebook in the running lab."""
     found = runs.find(run)
     if not found.finished:
-        raise UserError(f"{found.name} has not ended: {found.status}; scripts/runs tail {found.name} shows it")
+        follow = places.command("runs")
+        raise UserError(f"{found.name} has not ended: {found.status}; {follow} tail {found.name} shows it")
     if not found.folder.is_relative_to(places.work()):
         raise UserError(f"{found.folder} is not in the lab's folder, {places.work()}")
     link = urlsplit(start.link())

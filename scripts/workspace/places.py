@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,6 +22,12 @@ KERNELS = REPOSITORY / "docker"
 
 NATIVE = REPOSITORY / ".workspace"
 """What the workspace keeps on a machine without Docker, beside the work itself."""
+
+
+def command(name: str) -> str:
+    """How a command of the workspace is called from here: by its name alone in the lab, whose PATH has it."""
+    script = REPOSITORY / "scripts" / name
+    return name if shutil.which(name) == str(script) else f"scripts/{name}"
 
 
 def image_stamp() -> str | None:

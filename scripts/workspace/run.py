@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workspace import cli, parameters, runs
+from workspace import cli, parameters, places, runs
 from workspace.cli import UserError
 from workspace.terminal import StatusLine, duration
 
@@ -84,7 +84,8 @@ def _go_on_alone(job: "Job") -> int:
         if os.waitpid(child, os.WNOHANG)[0] and not job.folder.exists():
             raise UserError(f"the run could not be started in the background; try it without: {job.folder}")
         time.sleep(0.05)
-    cli.say(f"running as {job.folder.name}: scripts/runs tail {job.folder.name}, scripts/runs stop {job.folder.name}")
+    name, follow = job.folder.name, places.command("runs")
+    cli.say(f"running as {name}: {follow} tail {name}, {follow} stop {name}")
     return 0
 
 

@@ -106,7 +106,7 @@ def find(name: str | None) -> Run:
             return known[0]
     known = everything()
     if not known:
-        raise UserError("there are no runs yet; scripts/run makes one", cli.BAD_INPUT)
+        raise UserError(f"there are no runs yet; {places.command('run')} makes one", cli.BAD_INPUT)
     if name is None:
         return known[-1]
     same = [run for run in known if run.name == name] or [run for run in known if run.name.startswith(name)]
@@ -115,7 +115,7 @@ def find(name: str | None) -> Run:
     if same:
         raise UserError(f"{name} may be {', '.join(run.name for run in same[:5])}; write more of it", cli.BAD_INPUT)
     near = difflib.get_close_matches(name, [run.name for run in known], 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near else "scripts/runs list shows what there is"
+    hint = f"did you mean {near[0]}?" if near else f"{places.command('runs')} list shows what there is"
     raise UserError(f"there is no run {name}; {hint}", cli.BAD_INPUT)
 
 

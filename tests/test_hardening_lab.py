@@ -91,6 +91,20 @@ def test_kernel_killed_at_the_memory_limit_is_told_as_that_in_the_lab_and_in_the
     assert small_lab.run("print('next')") == "next\n"
 
 
+def test_run_killed_at_the_memory_limit_says_so_in_its_record(small: Container, small_lab: Lab) -> None:
+    cell = {"cell_type": "code", "id": "hoard", "metadata": {}, "outputs": [], "execution_count": None}
+    cell["source"] = "hoard = bytearray(2 * 2**30)"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    body = {"type": "notebook", "content": notebook}
+    assert small_lab.request("PUT", "/api/contents/hoard.ipynb", small_lab.token, json=body).ok
+    ended = small.inside("run", "hoard.ipynb", "-o", "runs/hoard")
+    told = "killed at the 1 GiB memory limit; lower batch_size or raise WORKSPACE_MEM"
+    assert (ended.returncode, told in ended.stderr) == (1, True), ended.stderr
+    record = json.loads(small.inside("cat", "runs/hoard/run.json").stdout)
+    assert (record["status"], told in record["error"]) == ("failed", True)
+
+
 def test_kernel_killed_by_something_else_is_not_told_as_want_of_memory(small_lab: Lab) -> None:
     below, _ = died(small_lab, WHEN_SEEN + "os.kill(os.getpid(), 9)")
     assert below == "working\nThe kernel was ended by SIGKILL.\n"

@@ -20,6 +20,7 @@ from workspace import engine, start
         ("failed to discover GPU vendor from CDI: no known GPU vendor found", "NVIDIA Container Toolkit"),
         ("nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1", "nvidia-smi"),
         ("Bind for 0.0.0.0:8888 failed: port is already allocated", "scripts/start --port 8889"),
+        ("listen tcp4 192.0.2.1:8888: bind: cannot assign requested address", "hostname -I"),
         ("Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", "WORKSPACE_CPUS"),
         ("write /var/lib/docker/tmp/x: no space left on device", "disk is full"),
         ("debian:trixie-slim: failed to resolve source metadata for docker.io/library/debian", "WORKSPACE_BASE_IMAGE"),
@@ -40,7 +41,8 @@ def test_what_docker_says_becomes_a_cause_and_a_next_step(said: str, told: str) 
     [
         (["--port", "99999"], "--port 99999 is not a port"),
         (["--port", "x"], "invalid int value"),
-        (["--bind", "everywhere"], "--bind everywhere is not an address"),
+        (["--bind", "everywhere"], "--bind everywhere is not an IPv4 address"),
+        (["--bind", "::1"], "--bind ::1 is not an IPv4 address"),
         (["--public-host", "http://vm/"], "is not a host name"),
         (["--gpus"], "unrecognized arguments: --gpus"),
     ],
@@ -135,6 +137,12 @@ def test_native_start_on_a_taken_port_leaves_nothing_running(checkout: Path, wit
     assert refused.returncode == 1
     assert "is taken by another program" in refused.stderr
     assert command(checkout, "scripts/link", **without_engine).returncode == 1
+
+
+def test_address_of_another_machine_is_named(checkout: Path, without_engine: dict[str, str]) -> None:
+    refused = command(checkout, "scripts/start", "--bind", "192.0.2.1", **without_engine)
+    assert refused.returncode == 1
+    assert "hostname -I" in refused.stderr
 
 
 def test_nothing_to_stop_and_nothing_to_link_say_so(checkout: Path, without_engine: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ _CAUSES = {
     r"port is already allocated|address already in use|ports are not available": (
         "port {port} is taken by another program; choose another: scripts/start --port {other_port}"
     ),
+    r"cannot assign requested address": access.NO_SUCH_ADDRESS,
     r"no space left on device|ENOSPC|not enough space": (
         "the disk is full; `docker system df` shows what Docker holds, `docker builder prune` frees its build cache"
     ),

@@ -1,5 +1,6 @@
 """The workspace without Docker: the same server, from `.venv`, as a process of this machine."""
 
+import errno
 import json
 import os
 import shutil
@@ -140,6 +141,8 @@ def _require_free(bind: str, port: int) -> None:
         except PermissionError as error:
             raise UserError(f"port {port} is for root alone; choose another: scripts/start --port 8888") from error
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(access.NO_SUCH_ADDRESS) from error
             raise UserError(
                 f"port {port} is taken by another program; choose another: scripts/start --port {port + 1}"
             ) from error

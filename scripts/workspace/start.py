@@ -148,10 +148,11 @@ def _check(wishes: Wishes) -> None:
         _port("--port", str(wishes.port))
     if wishes.bind is not None:
         try:
-            ipaddress.ip_address(wishes.bind)
+            ipaddress.IPv4Address(wishes.bind)
         except ValueError as error:
             raise UserError(
-                f"--bind {wishes.bind} is not an address; use 127.0.0.1 (this machine alone) or 0.0.0.0", cli.BAD_INPUT
+                f"--bind {wishes.bind} is not an IPv4 address; use 127.0.0.1 (this machine alone) or 0.0.0.0",
+                cli.BAD_INPUT,
             ) from error
     if wishes.public_host is not None and not re.fullmatch(
         r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", wishes.public_host

@@ -182,6 +182,20 @@ def test_kill_is_told_from_the_counter_of_either_version(cgroups: tuple[Path, Pa
     assert watch.cause(-9) == "ended by SIGKILL"
 
 
+def test_kill_of_another_process_a_while_ago_explains_no_death(cgroups: tuple[Path, Path, Path]) -> None:
+    folder, counter, limit = cgroups
+    limit.write_text(f"{2**30}\n")
+    watch = deaths.Watch(folder)
+    counter.write_text("oom_kill 1\n")
+    watch.lives()  # or is killed and not gone yet
+    assert deaths.Watch(folder).cause(-9) == "ended by SIGKILL"
+    watch.lives()
+    assert watch.cause(-9) == "ended by SIGKILL"
+    counter.write_text("oom_kill 2\n")
+    watch.lives()
+    assert "memory limit" in watch.cause(-9)
+
+
 @pytest.mark.parametrize("no_limit", ["max", "9223372036854771712"])
 def test_kill_without_a_limit_is_the_machines(cgroups: tuple[Path, Path, Path], no_limit: str) -> None:
     folder, counter, limit = cgroups

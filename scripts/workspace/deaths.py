@@ -37,19 +37,28 @@ def memory_limit(cgroups: Path = _CGROUPS) -> int | None:
 
 @dataclass
 class Watch:
-    """Tells why processes died; begins to count when it is made, so make it before them."""
+    """Tells why a process died; made before it, and told now and then that it `lives`.
+
+    The control group counts all of its processes that are killed, not which. So a kill explains a death only if it was
+    counted after the last note but one: at the last one, a process may be killed already and not gone yet.
+    """
 
     cgroups: Path = _CGROUPS
-    _kills: int = field(init=False)
+    _kills: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         """Count from here."""
-        self._kills = memory_kills(self.cgroups)
+        self._kills = (memory_kills(self.cgroups),) * 2
+
+    def lives(self) -> None:
+        """Note that the process is there: what was killed a while ago was another one."""
+        self._kills = (self._kills[1], memory_kills(self.cgroups))
 
     def cause(self, exit_code: int | None) -> str:
         """Why a process ended with `exit_code`, negative for a signal as subprocess has it, and what to do about it."""
-        before, self._kills = self._kills, memory_kills(self.cgroups)
-        if exit_code in (None, -signal.SIGKILL) and self._kills > before:
+        (before, _), now = self._kills, memory_kills(self.cgroups)
+        self._kills = (now, now)
+        if exit_code in (None, -signal.SIGKILL) and now > before:
             if limit := memory_limit(self.cgroups):
                 return f"killed at the {limit / 2**30:.3g} GiB memory limit; lower batch_size or raise WORKSPACE_MEM"
             return "killed because the machine's memory ran out; lower batch_size"

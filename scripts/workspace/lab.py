@@ -51,7 +51,18 @@ class AtomicContents(AsyncLargeFileManager):
 class TellingRestarter(AsyncIOLoopKernelRestarter):
     """Finds out why a kernel died, before it is started again, and writes it to the server's log."""
 
-    _watch: ClassVar[deaths.Watch] = deaths.Watch()
+    _watch: deaths.Watch
+
+    def start(self) -> None:
+        """Begin to watch the kernel, which has been started."""
+        self._watch = deaths.Watch()
+        super().start()
+
+    async def poll(self) -> None:
+        """Look whether the kernel lives, every few seconds, and start it again if not."""
+        if await self.kernel_manager.is_alive():
+            self._watch.lives()
+        await super().poll()
 
     def _fire_callbacks(self, event: str) -> None:
         process = getattr(self.kernel_manager.provisioner, "process", None)

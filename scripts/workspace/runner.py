@@ -224,6 +224,11 @@ class _Kernel:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)  # Jupyter gives each kernel a session of its own
 
+    def note(self) -> None:
+        """Note that it lives, if it does."""
+        if self._process is not None and self._process.poll() is None:
+            self._deaths.lives()
+
     def end(self) -> None:
         """Whatever the notebook has left behind."""
         self.send(signal.SIGKILL)
@@ -252,7 +257,11 @@ class _Watchdog:
 
     def _watch(self) -> None:
         give_up = time.monotonic() + (self._timeout_s or float("inf"))
+        note_at = time.monotonic()
         while not self._over.wait(0.05):
+            if time.monotonic() >= note_at:
+                self._kernel.note()
+                note_at += 1
             if self._cancel.is_set():
                 self.verdict = runs.STOPPED, "stopped before its end"
             elif time.monotonic() >= give_up:

@@ -81,8 +81,9 @@ def test_a_kernel_that_dies_is_a_failure_not_a_success(tmp_path: Path) -> None:
     assert record(tmp_path / "out")["status"] == "failed"
 
 
-def test_a_run_out_of_time_ends_on_time_and_leaves_no_kernel(tmp_path: Path) -> None:
-    endless = notebook(tmp_path / "endless.ipynb", "while True: pass")
+@pytest.mark.parametrize("first", ["", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"])
+def test_a_run_out_of_time_ends_on_time_and_leaves_no_kernel(tmp_path: Path, first: str) -> None:
+    endless = notebook(tmp_path / "endless.ipynb", first + "while True: pass")
     done = command(tmp_path, "run", endless, "-o", "out", "--timeout", 3)
     assert done.returncode == 1
     assert record(tmp_path / "out")["status"] == "timed out"

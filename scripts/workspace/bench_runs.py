@@ -39,6 +39,9 @@ def main(options: argparse.Namespace) -> None:
         _notebook(work / "nothing.ipynb", "pass")
         _notebook(work / "sleeps.ipynb", "import time\ntime.sleep(2)")
         _notebook(work / "endless.ipynb", "while True:\n    pass")
+        _notebook(
+            work / "deaf.ipynb", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass"
+        )
         left_out = [
             str(venv.uv()),
             "pip",
@@ -116,11 +119,14 @@ def _resume(work: Path) -> None:
 
 
 def _timeout(work: Path) -> None:
-    late = []
-    for _ in range(3):
-        _timed(work, [*_command("run"), "endless.ipynb", "--timeout", "4", "-o", f"late{len(late)}"], fails=True)
-        late.append(json.loads((work / f"late{len(late)}/run.json").read_text())["seconds"] - 4)
-    cli.say(f"a timeout of 4 s ended runs {', '.join(f'{seconds:.2f}' for seconds in late)} s late (at most 1)")
+    for notebook, cell in {"endless": "an endless cell", "deaf": "one that ignores the interrupt"}.items():
+        late = []
+        for number in range(3):
+            folder = f"late-{notebook}-{number}"
+            _timed(work, [*_command("run"), f"{notebook}.ipynb", "--timeout", "4", "-o", folder], fails=True)
+            late.append(json.loads((work / folder / "run.json").read_text())["seconds"] - 4)
+        shown = ", ".join(f"{seconds:.2f}" for seconds in late)
+        cli.say(f"a timeout of 4 s ended {cell} {shown} s late (at most 1)")
 
 
 def _notebook(path: Path, cell: str) -> None:

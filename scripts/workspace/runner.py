@@ -4,7 +4,6 @@ What papermill lets pass is caught here: a whole run has a time limit, a kernel 
 that start at once do not race for ports, and nothing outlives its run.
 """
 
-import asyncio
 import contextlib
 import importlib.metadata
 import logging
@@ -12,9 +11,7 @@ import os
 import platform
 import re
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
 import threading
 import time
@@ -22,29 +19,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Empty
 from typing import Any, TextIO
 
 import nbformat
 import papermill
-import zmq
-from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.clientwrap import PapermillNotebookClient
 from papermill.exceptions import PapermillExecutionError
 
-from workspace import cli, deaths, places, runs
+from workspace import cli, kernels, places, runs
 from workspace.cli import UserError
 from workspace.parameters import OUTPUT_FOLDER, of_notebook
 from workspace.terminal import duration
-
-_FINALLY_S = {runs.STOPPED: 5, runs.TIMED_OUT: 0.6}
-"""What a cell gets between KeyboardInterrupt and the end: a limit in time is one to the second."""
-
-_HEADLESS = Path(__file__).parent / "headless"
-"""What kernels that nobody watches do without."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +149,8 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
         values[OUTPUT_FOLDER] = str(hidden)
     executed = hidden / job.notebook.name
     sockets = Path(tempfile.mkdtemp(prefix="run-"))  # short: a socket's path may have 107 characters
-    kernel = _Kernel()
-    with (hidden / runs.LOG).open("a") as log, _Watchdog(job.timeout_s, cancel, kernel) as watchdog:
+    kernel = kernels.Kernel()
+    with (hidden / runs.LOG).open("a") as log, kernels.Watchdog(job.timeout_s, cancel, kernel) as watchdog:
         try:
             papermill.execute_notebook(
                 _literal(job.notebook),
@@ -178,7 +164,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 stdout_file=_Log(log, progress),
                 stderr_file=_Log(log, progress),
                 resources={"metadata": {"path": str(job.cwd or job.notebook.parent)}},
-                kernel_manager_class=_kernel_manager(sockets, job.environment, log, kernel),
+                kernel_manager_class=kernels.manager(sockets, job.environment, log, kernel),
                 on_notebook_start=_counts_cells(progress),
                 on_cell_execute=_follows_cells(progress),
             )
@@ -205,148 +191,6 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
             kernel.end()
             shutil.rmtree(sockets, ignore_errors=True)
             _rename_output_folder(executed, hidden, job.folder)
-
-
-class _Kernel:
-    """The process of a run's kernel, from when it starts, with all that it starts itself."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
-        self._deaths = deaths.Watch()
-
-    def started(self, process: subprocess.Popen) -> None:
-        self._process = process
-
-    @property
-    def has_started(self) -> bool:
-        return self._process is not None
-
-    def send(self, number: int) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)  # Jupyter gives each kernel a session of its own
-
-    def note(self) -> None:
-        """Note that it lives, if it does."""
-        if self._process is not None and self._process.poll() is None:
-            self._deaths.lives()
-
-    def end(self) -> None:
-        """Whatever the notebook has left behind."""
-        self.send(signal.SIGKILL)
-
-    def cause_of_death(self) -> str:
-        """Why it ended, as far as anybody can say."""
-        return self._deaths.cause(self._process.returncode if self._process else None)
-
-
-class _Watchdog:
-    """Ends the kernel when its time is over or the run is cancelled; `verdict` then says so."""
-
-    def __init__(self, timeout_s: float | None, cancel: threading.Event, kernel: _Kernel) -> None:
-        self.verdict: tuple[str, str] | None = None
-        self._timeout_s, self._cancel, self._kernel = timeout_s, cancel, kernel
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "_Watchdog":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        give_up = time.monotonic() + (self._timeout_s or float("inf"))
-        note_at = time.monotonic()
-        while not self._over.wait(0.05):
-            if time.monotonic() >= note_at:
-                self._kernel.note()
-                note_at += 1
-            if self._cancel.is_set():
-                self.verdict = runs.STOPPED, "stopped before its end"
-            elif time.monotonic() >= give_up:
-                self.verdict = runs.TIMED_OUT, f"longer than the {self._timeout_s:g} s it was given"
-            if self.verdict and self._kernel.has_started:
-                self._kernel.send(signal.SIGINT)
-                if not self._over.wait(_FINALLY_S[self.verdict[0]]):
-                    self._kernel.send(signal.SIGKILL)
-                return
-
-
-def _kernel_manager(
-    sockets: Path, environment: dict[str, str], log: TextIO, kernel: _Kernel
-) -> type[AsyncKernelManager]:
-    """Kernels that listen on files in `sockets`: TCP ports are raced for by kernels that start at the same time.
-
-    What they say outside any cell goes to `log`.
-    """
-
-    class Manager(AsyncKernelManager):
-        def __init__(self, **traits: object) -> None:
-            super().__init__(**traits)
-            self.client_factory = _Client
-            self.connection_file = str(sockets / "kernel.json")
-            self.transport = "ipc"
-            self.ip = str(sockets / "socket")
-
-        def _connect_control_socket(self) -> None:
-            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
-            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
-            self._control_socket = self.connect_shell()
-
-        async def start_kernel(self, **options: object) -> None:
-            inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
-            inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HEADLESS), os.environ.get("PYTHONPATH")]))
-            await super().start_kernel(**options, env=inherited | environment, stdout=log, stderr=log)
-            kernel.started(self.provisioner.process)
-
-        async def _async_wait(self, pollinterval: float = 0.1) -> None:  # noqa: ARG002
-            # An ended kernel is noticed ten times sooner: a short run consists of little else.
-            await super()._async_wait(pollinterval=0.01)
-
-    return Manager
-
-
-class _Client(AsyncKernelClient):
-    """Is ready as soon as the kernel answers and is heard; the stock one first listens in vain for 0.2 s."""
-
-    def __init__(self, **traits: object) -> None:
-        super().__init__(**traits)
-        self.context.setsockopt(zmq.RECONNECT_IVL, 10)  # tries in vain until the kernel has made its sockets
-
-    async def wait_for_ready(self, timeout: float | None = None) -> None:
-        give_up = time.monotonic() + (timeout or float("inf"))
-        while not await self._answers():
-            if not await self.is_alive():
-                raise RuntimeError("Kernel died before replying to kernel_info")
-            if time.monotonic() > give_up:
-                raise RuntimeError(f"Kernel didn't respond in {timeout:g} seconds")
-
-    async def _answers(self) -> bool:
-        question = self.kernel_info()
-        try:
-            while (await self.shell_channel.get_msg(timeout=1))["parent_header"].get("msg_id") != question:
-                pass
-            await self.iopub_channel.get_msg(timeout=0.2)  # anything shows that this channel is connected, too
-        except Empty:
-            return False
-        return True
-
-
-class _NotebookClient(PapermillNotebookClient):
-    """Notices at once that its kernel has died, where the stock one looks once a second."""
-
-    async def _async_poll_kernel_alive(self) -> None:
-        with contextlib.suppress(DeadKernelError):
-            while True:
-                await asyncio.sleep(0.05)
-                await self._async_check_alive()
-        self.task_poll_for_reply.cancel()
-
-
-papermill.engines.PapermillNotebookClient = _NotebookClient  # which papermill's engine takes by this name
 
 
 class _Log:

@@ -92,6 +92,11 @@ class Curves:
         self.loss: list[float] = []
         self.accuracy: list[float] = []
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images in all."""
+        return self.steps / self.steps_per_epoch
+
     def follow(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield the batches one by one; `due` then says whether it is time to `add` a point."""
         self.steps = len(batches)
@@ -112,8 +117,7 @@ class Curves:
         self.loss.append(loss)
         self.accuracy.append(accuracy)
         if not WATCHED and len(self.at) % 2 == 0:
-            epochs = self.steps / self.steps_per_epoch
-            print(f"epoch {self.at[-1]:.2f} of {epochs:.3g}: loss {loss:.2f}, accuracy {accuracy:.0%}", flush=True)
+            print(f"epoch {self.at[-1]:.2f} of {self.epochs:.3g}: loss {loss:.2f}, accuracy {accuracy:.0%}", flush=True)
 
     def _draw(self) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
@@ -122,7 +126,7 @@ class Curves:
             (right, [100 * value for value in self.accuracy], BLUE, "accuracy on the images kept aside, in %"),
         ):
             axis.plot(self.at, values, color=colour, marker=".")
-            axis.set(title=title, xlabel="epochs", xlim=(0, self.steps / self.steps_per_epoch))
+            axis.set(title=title, xlabel="epochs", xlim=(0, self.epochs))
             axis.grid(True)
         right.set_ylim(0, 100)
         return figure

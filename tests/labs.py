@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import nbformat
 import requests
 import websocket
 
@@ -103,6 +104,13 @@ class Lab:
                 kind, *rest = json.loads(channel.recv())
                 shown += rest[0] if kind == "stdout" else ""
         return shown
+
+    def save_notebook(self, name: str, code: str) -> None:
+        """Save a notebook of one code cell in the work folder."""
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+        content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
+        saved = self.request("PUT", f"/api/contents/{name}", self.token, json={"type": "notebook", "content": content})
+        assert saved.ok, saved.text
 
     def wait_for_file(self, name: str) -> None:
         """Wait until the work folder has a file of this name."""
@@ -194,6 +202,10 @@ class Container:
         assert started.returncode == 0, started.stdout + started.stderr
         assert "could not be brought up to date" not in started.stdout, started.stdout
         return Lab(started.stdout.splitlines()[-1])
+
+    def healthy(self) -> bool:
+        """Whether the server in the container answers."""
+        return self.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0
 
     def remove(self) -> None:
         self.command("docker", "compose", "down", "--volumes", "--timeout", "30")

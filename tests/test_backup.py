@@ -318,7 +318,7 @@ def test_saves_and_checkpoints_survive_a_killed_container(fresh: Container) -> N
     for again in range(ROUNDS // 2):
         if again:  # else the engine would wait twice as long after each crash, up to a minute
             assert fresh.command("docker", "compose", "restart").returncode == 0
-            wait_until(lambda: fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0)
+            wait_until(fresh.healthy)
         kernel = lab.request("POST", "/api/kernels", lab.token, json={}).json()["id"]
         lab.send(kernel, WRITE_CHECKPOINTS)
         lab.wait_for_file("checkpoint.pt")
@@ -329,7 +329,7 @@ def test_saves_and_checkpoints_survive_a_killed_container(fresh: Container) -> N
         acknowledged, number = save_until_killed(
             lab, number + 1, lambda pid=int(inspected.stdout): os.kill(pid, signal.SIGKILL)
         )
-        wait_until(lambda: fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0)
+        wait_until(fresh.healthy)
         assert acknowledged <= read(lab) <= number
         assert lab.run(READ_CHECKPOINT, 120) == "True\n"
 
@@ -349,7 +349,7 @@ def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fres
     finally:
         overlay.unlink()
     assert started.returncode == 0, started.stderr
-    wait_until(lambda: fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0)
+    wait_until(fresh.healthy)
     lab = Lab(fresh.command("scripts/link").stdout.strip())
     assert "MB are free in /workspace" in fresh.command("docker", "compose", "logs").stdout
     assert lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(1)).ok

@@ -146,12 +146,8 @@ def test_page_without_the_token_asks_for_it(container_lab: Lab, page: Page) -> N
 
 
 def test_reason_for_a_kernels_death_stands_below_the_cell_that_ran(container_lab: Lab, page: Page) -> None:
-    cell = {"cell_type": "code", "id": "die", "metadata": {}, "outputs": [], "execution_count": None}
-    cell["source"] = "import os, time\nprint('working', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), 7)"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
-    body = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    new = {"type": "notebook", "content": body}
-    assert container_lab.request("PUT", "/api/contents/die.ipynb", container_lab.token, json=new).ok
+    dying = "import os, time\nprint('working', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), 7)"
+    container_lab.save_notebook("die.ipynb", dying)
     # A lab workspace of its own: in the shared one the lesson's tab may come back and be what is run.
     page.goto(container_lab.link.replace("/?", "/lab/workspaces/death/tree/die.ipynb?"))
     expect(page.get_by_text("time.sleep")).to_be_visible(timeout=60_000)

@@ -17,7 +17,7 @@ from workspace.places import LESSON
 def test_container_is_healthy(container: Container) -> None:
     [line] = container.command("docker", "compose", "ps", "--format", "json").stdout.splitlines()
     assert json.loads(line)["State"] == "running"
-    assert container.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0
+    assert container.healthy()
 
 
 def test_request_without_token_is_refused(container_lab: Lab) -> None:
@@ -182,7 +182,7 @@ def test_clone_made_with_a_strict_umask_starts(fresh: Container) -> None:
 def test_proxy_of_the_machine_is_not_asked_for_the_lab_itself(fresh: Container) -> None:
     lab = fresh.start(HTTP_PROXY="http://proxy.invalid:3128")
     assert lab.run("import os; print(os.environ['HTTP_PROXY'])") == "http://proxy.invalid:3128\n"
-    assert fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0
+    assert fresh.healthy()
 
 
 def test_port_in_use_starts_nothing_and_names_the_next_one(fresh: Container) -> None:

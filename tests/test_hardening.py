@@ -249,7 +249,7 @@ def test_poisoned_folders_do_not_run_in_the_server_and_the_token_still_rules(fre
     planted = fresh.inside("sh", "-c", "".join(f'mkdir -p $(dirname {f}); printf "{poison}" > {f};' for f in files))
     assert planted.returncode == 0, planted.stderr
     assert fresh.command("docker", "compose", "restart").returncode == 0
-    wait_until(lambda: fresh.inside("python", "/opt/workspace/docker/healthcheck.py").returncode == 0)
+    wait_until(fresh.healthy)
     assert fresh.inside("sh", "-c", "ls /workspace/random.py && ls /state").stdout.count("ran-") == 0
     assert lab.get("/api/contents").status_code == 403
     assert lab.get("/api/contents", lab.token).status_code == 200

@@ -92,12 +92,7 @@ def test_kernel_killed_at_the_memory_limit_is_told_as_that_in_the_lab_and_in_the
 
 
 def test_run_killed_at_the_memory_limit_says_so_in_its_record(small: Container, small_lab: Lab) -> None:
-    cell = {"cell_type": "code", "id": "hoard", "metadata": {}, "outputs": [], "execution_count": None}
-    cell["source"] = "hoard = bytearray(2 * 2**30)"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    body = {"type": "notebook", "content": notebook}
-    assert small_lab.request("PUT", "/api/contents/hoard.ipynb", small_lab.token, json=body).ok
+    small_lab.save_notebook("hoard.ipynb", "hoard = bytearray(2 * 2**30)")
     ended = small.inside("run", "hoard.ipynb", "-o", "runs/hoard")
     told = "killed at the 1 GiB memory limit; lower batch_size or raise WORKSPACE_MEM"
     assert (ended.returncode, told in ended.stderr) == (1, True), ended.stderr

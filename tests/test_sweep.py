@@ -16,7 +16,7 @@ import psutil
 import pytest
 from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, notebook
-from workspace import axes, cluster, parameters, report, runs, tpe
+from workspace import axes, cluster, parameters, report, runs
 from workspace.cli import UserError
 
 
@@ -268,10 +268,15 @@ def test_tpe_finds_the_peak_and_goes_on_from_the_runs_that_are_there(tmp_path: P
     assert float(leaderboard(tmp_path / "out")[0]["accuracy"]) > 0.95
 
 
-def test_tpe_without_optuna_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
-    with pytest.raises(UserError, match="needs Optuna"):
-        tpe.require()
+def test_tpe_without_optuna_gets_one_line_and_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['optuna'] = None\n")  # as if it were not there
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    small = notebook(tmp_path / "small.ipynb", METRICS)
+    done = command(tmp_path, "sweep", small, "-p", "x=1", "-n", "3", "--method", "tpe")
+    assert done.returncode == 2
+    assert "tpe needs Optuna" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("**/run.json"))
 
 
 def test_a_metric_that_nobody_wrote_is_named_with_those_that_were(tmp_path: Path) -> None:

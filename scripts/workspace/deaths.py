@@ -56,7 +56,7 @@ class Watch:
 
     def cause(self, exit_code: int | None) -> str:
         """Why a process ended with `exit_code`, negative for a signal as subprocess has it, and what to do about it."""
-        (before, _), now = self._kills, memory_kills(self.cgroups)
+        before, now = self._kills[0], memory_kills(self.cgroups)
         self._kills = (now, now)
         if exit_code in (None, -signal.SIGKILL) and now > before:
             if limit := memory_limit(self.cgroups):

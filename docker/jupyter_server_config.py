@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jupyter_server.auth.identity import IdentityProvider, User
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-from workspace import access, lab, places
+from workspace.base import places
+from workspace.lab import access, server
 
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
@@ -69,8 +70,8 @@ if places.setting("WORKSPACE_TLS"):  # behind docker/tls.yml, where nobody but C
     c.ServerApp.trust_xheaders = True
     c.IdentityProvider.secure_cookie = True
 c.ServerApp.allow_unauthenticated_access = False
-lab.DiscreetFormatter.token = TOKEN
-c.Application.logging_config = {"formatters": {"console": {"class": "workspace.lab.DiscreetFormatter"}}}
+server.DiscreetFormatter.token = TOKEN
+c.Application.logging_config = {"formatters": {"console": {"class": "workspace.lab.server.DiscreetFormatter"}}}
 c.ServerApp.allow_remote_access = True
 c.ServerApp.allow_origin = ""
 c.ServerApp.terminals_enabled = places.setting("WORKSPACE_TERMINALS") != "0"
@@ -85,7 +86,7 @@ c.LabApp.extension_manager = "readonly"
 c.LabApp.app_settings_dir = str(Path(__file__).resolve().parent / "lab-settings")
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
-c.ServerApp.contents_manager_class = lab.AtomicContents
+c.ServerApp.contents_manager_class = server.AtomicContents
 c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
 c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing
@@ -104,8 +105,8 @@ c.ServerApp.tornado_settings = {
 c.ServerProxy.host_allowlist = ["dashboard"]
 
 # Kernels and terminals run in an environment of the user's own, and say why when they die.
-c.AsyncIOLoopKernelManager.restarter_class = lab.TellingRestarter
-c.ServerApp.kernel_websocket_connection_class = lab.TellingConnection
+c.AsyncIOLoopKernelManager.restarter_class = server.TellingRestarter
+c.ServerApp.kernel_websocket_connection_class = server.TellingConnection
 shell = [sys.executable, str(places.REPOSITORY / "scripts" / "environment"), os.environ.get("SHELL", "bash")]
 c.ServerApp.terminado_settings = {"shell_command": shell}
 

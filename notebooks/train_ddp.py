@@ -19,12 +19,11 @@ import os
 import time
 from pathlib import Path
 
-import images
-import machine
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed.nn  # before there is a group, which it would keep to the end, with its threads
+from lesson import images, machine
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler

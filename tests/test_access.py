@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from workspace import access
-from workspace.cli import UserError
+from workspace.base.cli import UserError
+from workspace.lab import access
 
 GOOD = "0123456789abcdef" * 4
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import requests
 from labs import REPOSITORY, Container, Lab, NativeServer, wait_until
-from workspace import archive
-from workspace.cli import UserError
+from workspace.base.cli import UserError
+from workspace.lab import archive
 
 ROUNDS = int(os.environ.get("WORKSPACE_KILL_ROUNDS", "2"))
 """How often a lab is killed while it saves, natively and in the container together; 50 for a full proof."""

@@ -11,7 +11,7 @@ import pytest
 from conftest import missing
 from labs import REPOSITORY, Container, Lab
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
-from workspace.places import LESSON
+from workspace.base.places import LESSON
 
 PICTURE = REPOSITORY / "tests/pictures/lab.png"
 SMALL = {"dataset": "drawn", "epochs": 10.0, "train_images": 2000}

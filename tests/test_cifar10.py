@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cifar10
 import numpy as np
 import pytest
-from labs import REPOSITORY, free_port, wait_until
+from labs import free_port, wait_until
+from lesson import cifar10
 from misbehaving_server import PORTAL, MisbehavingServer
-from workspace import cifar10_format
+from workspace.bench import cifar10_format
 
 IMAGES, LABELS = cifar10_format.random_images(60)
 QUICK = cifar10.Limits(connect=1, silence=1, period=0.3, speed=200, least_speed=40)
 LOAD = """
-import pathlib, sys, cifar10
+import pathlib, sys
+from lesson import cifar10
 folder, sha256, size, *mirrors = sys.argv[1:]
 arrays = cifar10.load(pathlib.Path(folder), archive=cifar10.Archive(sha256, int(size)), mirrors=mirrors)
 print(sum(int(array.sum()) for array in arrays))
@@ -53,7 +54,6 @@ class Sample:
         return subprocess.Popen(
             [sys.executable, "-u", "-c", code, *arguments],
             cwd=cwd,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY / "notebooks")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

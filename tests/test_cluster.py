@@ -13,7 +13,7 @@ import pytest
 import websocket
 from labs import Lab, command, wait_until
 from small import METRICS, notebook
-from workspace import runs
+from workspace.runs import folders
 
 TIME_TO_LIVE_S = 10
 RUNS = 5
@@ -76,10 +76,10 @@ class Cluster:
         assert all(record["status"] == "completed" for record in records), records
         return sorted(record["given"]["x"] for record in records)
 
-    def at_work(self, folder: str) -> list[runs.Run]:
+    def at_work(self, folder: str) -> list[folders.Run]:
         """The runs that go on at this moment."""
-        found = [runs.Run(state.parent) for state in self.work.glob(f"{folder}/.x-*/state.json")]
-        return [run for run in found if run.status == runs.RUNNING]
+        found = [folders.Run(state.parent) for state in self.work.glob(f"{folder}/.x-*/state.json")]
+        return [run for run in found if run.status == folders.RUNNING]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_no_member_opens_a_port_of_this_machine(cluster: Cluster) -> None:
 
 def test_dashboard_is_seen_through_the_lab_alone_and_only_with_the_token(cluster: Cluster) -> None:
     (workspace,) = cluster.containers("workspace")
-    link = command(cluster.checkout, "docker", "exec", workspace, "link").stdout
+    link = command(cluster.checkout, "docker", "exec", workspace, "lab-link").stdout
     port = command(cluster.checkout, "docker", "port", workspace, "8888").stdout.strip().rpartition(":")[2]
     lab = Lab(f"http://localhost:{port}/?{link.strip().partition('?')[2]}")
     page = "/proxy/dashboard:8787/status"

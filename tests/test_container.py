@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, Container, Lab, free_port
-from workspace.places import LESSON
+from workspace.base.places import LESSON
 
 
 def test_container_is_healthy(container: Container) -> None:
@@ -82,7 +82,7 @@ def test_log_of_ordinary_work_holds_no_token_and_no_error(fresh: Container) -> N
 
 
 def test_link_from_inside_the_container_is_the_same(container: Container, container_lab: Lab) -> None:
-    inside = container.inside("link").stdout.strip()
+    inside = container.inside("lab-link").stdout.strip()
     assert inside.endswith(f"/?token={container_lab.token}")
 
 
@@ -100,14 +100,14 @@ def test_another_port_is_refused_while_it_runs(container: Container) -> None:
 def test_edits_and_token_survive_recreation(fresh: Container) -> None:
     lab = fresh.start()
     edit = {"type": "file", "format": "text", "content": "print('mine')"}
-    helper = "/api/contents/images.py"
+    helper = "/api/contents/train_ddp.py"
     assert lab.request("PUT", helper, lab.token, json=edit).status_code == 200
     stopped = fresh.command("scripts/stop")
     assert f"notebooks and runs: volume {fresh.project}_work" in stopped.stdout
     again = fresh.start("--reset-lesson")
     assert again.token == lab.token
     assert again.get(helper, again.token).json()["content"] == "print('mine')"
-    assert "def " in again.get("/api/contents/images.original.py", again.token).json()["content"]
+    assert "def " in again.get("/api/contents/train_ddp.original.py", again.token).json()["content"]
 
 
 def test_running_cell_gets_to_its_finally_when_stopped(fresh: Container) -> None:

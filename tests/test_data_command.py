@@ -9,13 +9,14 @@ import termios
 import time
 from pathlib import Path
 
-import cifar10
 import pytest
 from labs import REPOSITORY, Container
+from lesson import cifar10
 from misbehaving_server import MisbehavingServer
 from test_cifar10 import Sample
-from workspace import cifar10_format, data
-from workspace.cli import UserError
+from workspace.base.cli import UserError
+from workspace.bench import cifar10_format
+from workspace.lab import dataset
 
 
 @pytest.fixture
@@ -51,23 +52,23 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 def test_import_makes_ready_what_status_then_finds(
     sample: Sample, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert data.status(cifar10, folder) == 1
+    assert dataset.status(folder) == 1
     assert "Images:      not there" in capsys.readouterr().out
-    assert data.take(cifar10, folder, str(sample.path)) == 0
-    assert data.status(cifar10, folder) == 0
+    assert dataset.import_archive(folder, str(sample.path)) == 0
+    assert dataset.status(folder) == 0
     assert "Images:      ready" in capsys.readouterr().out
     assert len(cifar10.load(folder)[0]) == 50
 
 
 def test_fetch_repairs_what_verify_finds(sample: Sample, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR10_MIRRORS", sample.path.as_uri())
-    data.fetch(cifar10, folder)
+    dataset.fetch(folder)
     images = folder / "cifar10" / "train_images.npy"
     images.write_bytes(images.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"train_images.npy is damaged.*`data fetch`"):
-        data.verify(cifar10, folder)
-    assert data.fetch(cifar10, folder) == 0
-    assert data.verify(cifar10, folder) == 0
+        dataset.verify(folder)
+    assert dataset.fetch(folder) == 0
+    assert dataset.verify(folder) == 0
 
 
 def test_status_tells_how_much_of_a_broken_download_is_there(
@@ -76,14 +77,14 @@ def test_status_tells_how_much_of_a_broken_download_is_there(
     with MisbehavingServer(sample.content).running() as server:
         sample.failure(folder, server.url("cut-stubborn"))
     capsys.readouterr()
-    data.status(cifar10, folder)
+    dataset.status(folder)
     assert "`data fetch` goes on from there" in capsys.readouterr().out
 
 
 def test_clear_removes_the_images(sample: Sample, folder: Path) -> None:
-    data.take(cifar10, folder, str(sample.path))
-    assert data.clear(cifar10, folder) == 0
-    assert data.status(cifar10, folder) == 1
+    dataset.import_archive(folder, str(sample.path))
+    assert dataset.clear(folder) == 0
+    assert dataset.status(folder) == 1
 
 
 # --- The command itself ---
@@ -139,10 +140,10 @@ def test_benchmark_refuses_bad_arguments_in_one_line(arguments: list[str]) -> No
 
 def test_notebook_started_by_a_command_finds_the_images_where_the_command_data_keeps_them() -> None:
     code = (
-        "from workspace import places, venv; venv.enter(); import cifar10; print(cifar10.data_folder(), places.data())"
+        "from workspace.base import places\nfrom workspace.host import venv\nvenv.enter()\nfrom lesson import cifar10\n"
+        "print(cifar10.data_folder(), places.data())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "WORKSPACE_DATA"}
-    environment["PYTHONPATH"] = f"{REPOSITORY / 'scripts'}:{REPOSITORY / 'notebooks'}"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(REPOSITORY / ".workspace" / "data")] * 2
 
@@ -155,22 +156,21 @@ def test_wrong_file_through_a_pipe_leaves_nothing_behind(sample: Sample, folder:
     os.mkfifo(pipe)
     writer = subprocess.Popen(["sh", "-c", 'printf "\\037\\213 of another archive" > "$0"', pipe])
     with writer, pytest.raises(UserError, match=r"cut off at 0\.0 MB"):
-        data.take(cifar10, folder, str(pipe))
+        dataset.import_archive(folder, str(pipe))
     assert cifar10.holdings(folder).partial == 0
     with subprocess.Popen(["sh", "-c", 'cat "$1" > "$0"', pipe, sample.path]):
-        assert data.take(cifar10, folder, str(pipe)) == 0
+        assert dataset.import_archive(folder, str(pipe)) == 0
 
 
 def test_terminal_shows_speed_and_time_left(sample: Sample, folder: Path) -> None:
-    code = "import pathlib, sys, cifar10; cifar10.load(pathlib.Path(sys.argv[1]), mirrors=sys.argv[4:], archive="
-    code += "cifar10.Archive(sys.argv[2], int(sys.argv[3])))"
+    code = "import pathlib, sys; from lesson import cifar10; archive = cifar10.Archive(sys.argv[2], int(sys.argv[3]))\n"
+    code += "cifar10.load(pathlib.Path(sys.argv[1]), mirrors=sys.argv[4:], archive=archive)"
     with MisbehavingServer(sample.content).running() as server:
         arguments = [str(folder), sample.archive.sha256, str(sample.archive.size), server.url("slow")]
         controller, terminal = pty.openpty()
         termios.tcsetwinsize(terminal, (25, 120))
         process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY / "notebooks")},
             stdout=terminal,
             stderr=terminal,
         )
@@ -201,9 +201,8 @@ def test_notebook_shows_a_bar_of_its_own(sample: Sample, folder: Path) -> None:
     from nbclient import NotebookClient
 
     source = f"""
-import sys, pathlib
-sys.path.insert(0, {str(REPOSITORY / "notebooks")!r})
-import cifar10
+import pathlib
+from lesson import cifar10
 folder, archive = pathlib.Path({str(folder)!r}), cifar10.Archive({sample.archive.sha256!r}, {sample.archive.size})
 cifar10.load(folder, archive=archive, mirrors=[{sample.path.as_uri()!r}])
 try:
@@ -223,8 +222,9 @@ except cifar10.Unavailable:
 # --- In Docker ---
 
 IN_CONTAINER = """
-import hashlib, pathlib, sys, cifar10
-from workspace import cifar10_format
+import hashlib, pathlib, sys
+from lesson import cifar10
+from workspace.bench import cifar10_format
 path = pathlib.Path("/tmp/sample.tar.gz")
 cifar10_format.write(path, *cifar10_format.random_images(60))
 archive = cifar10.Archive(hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
@@ -234,8 +234,7 @@ print(len(cifar10.load(cifar10.data_folder() / "of-a-test", archive=archive, mir
 
 
 def test_images_outlive_the_container_they_were_fetched_in(container: Container) -> None:
-    path = "PYTHONPATH=/opt/workspace/scripts:/opt/workspace/notebooks"
-    run = ["docker", "compose", "run", "--rm", "-T", "--env", path, "workspace"]
+    run = ["docker", "compose", "run", "--rm", "-T", "workspace"]
     for turn in ("first", "second"):
         done = container.command(*run, "python", "-c", IN_CONTAINER, turn)
         assert done.stdout.split()[-1:] == ["50"], done.stderr
@@ -258,7 +257,7 @@ def test_ca_bundle_of_the_host_reaches_the_loader_in_the_container(
 ) -> None:
     bundle = tmp_path / "authority.pem"
     bundle.write_text("a certificate")
-    code = "import sys; sys.path.insert(0, '/opt/workspace/notebooks'); import cifar10; print(cifar10._ca_bundle())"
+    code = "from lesson import cifar10; print(cifar10._ca_bundle())"
     run = ["docker", "compose", "run", "--rm", "-T", "workspace", "python", "-c", code]
     done = container.command(*run, WORKSPACE_CA_BUNDLE=str(bundle) if named else "")
     assert done.stdout.split()[-1:] == [used], done.stderr

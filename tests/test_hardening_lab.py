@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from labs import Container, Lab, free_port, wait_until
-from workspace import deaths, environment, preflight
+from workspace.lab import deaths, environment, preflight
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,13 @@ def test_fork_bomb_stops_at_the_limit_and_the_server_answers(container_lab: Lab)
 
 def test_terminal_finds_the_commands_and_the_installed_packages(container_lab: Lab) -> None:
     terminal = container_lab.request("POST", "/api/terminals", container_lab.token).json()["name"]
-    said = container_lab.in_terminal(terminal, "type pip link data; echo done=$((6*7))", until="done=42")
+    said = container_lab.in_terminal(
+        terminal, "type pip run data; type -P test link; echo done=$((6*7))", until="done=42"
+    )
     assert "/state/kernels" in said
-    assert said.count("/opt/workspace/scripts/") == 2
+    assert "/usr/bin/test" in said  # the system's own stay what they are
+    assert "/usr/bin/link" in said
+    assert said.count("/opt/workspace/commands/") == 2
     container_lab.request("DELETE", f"/api/terminals/{terminal}", container_lab.token)
 
 
@@ -251,7 +255,7 @@ def test_read_only_work_folder_starts_nothing_and_says_so(container: Container, 
     os.chown(tmp_path, 1000, 1000)
     refused = container.command(
         *("docker", "run", "--rm", "--volume", f"{tmp_path}:/workspace:ro", "pytorch-workspace:cpu"),
-        *("timeout", "60", "serve", "--ip", "127.0.0.1", "--port", "8888"),
+        *("timeout", "60", "/opt/workspace/scripts/serve", "--ip", "127.0.0.1", "--port", "8888"),
     )
     assert refused.returncode == 78
     assert "/workspace cannot be written to: Read-only file system" in refused.stderr

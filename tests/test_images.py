@@ -4,12 +4,11 @@ import io
 import os
 from pathlib import Path
 
-import cifar10
-import images
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lesson import cifar10, images
 from numpy.typing import NDArray
 from PIL import Image
 

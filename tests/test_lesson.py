@@ -10,43 +10,45 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cifar10
-import images
 import nbformat
 import numpy as np
 import papermill
 import pytest
+from lesson import cifar10, images
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
-from workspace import cifar10_format
+from workspace.bench import cifar10_format
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-LESSON = NOTEBOOKS / "first_pytorch_classifier.ipynb"
+LESSON = Path(__file__).resolve().parents[1] / "notebooks" / "first_pytorch_classifier.ipynb"
 SMALL = {"train_images": 640, "epochs": 1.0}
 COMPARED = {"why-tensors", "why-gradients", "why-dynamic", "shapes", "split", "build", "save", "lenet"}
 """The cells whose committed outputs must come out again, whatever was trained."""
 
-STAND_IN_FOR_CIFAR10 = """
-from pathlib import Path
-import images
-SHA256 = "0" * 64
-CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-class Unavailable(Exception): pass
-def data_folder(): return Path(__file__).parent / "data"
-def load(folder=None):
-    drawn = images.draw()
-    return drawn.train_images, drawn.train_labels, drawn.test_images, drawn.test_labels
-"""
-UNREACHABLE_CIFAR10 = STAND_IN_FOR_CIFAR10.replace("drawn = images.draw()", 'raise Unavailable("No mirror answers.")')
+
+@pytest.fixture(autouse=True)
+def nothing_to_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data folder for each test, and no mirrors."""
+    monkeypatch.setenv("WORKSPACE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CIFAR10_MIRRORS", "none")
 
 
 @pytest.fixture
 def beside(tmp_path: Path) -> Path:
-    """A folder with the lesson and its modules, as a user has them."""
-    for path in NOTEBOOKS.glob("*.*"):
-        shutil.copy(path, tmp_path)
+    """A folder with the lesson, as a user has it."""
+    shutil.copy(LESSON, tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def drawn_as_cifar10(beside: Path) -> None:
+    """Drawn images in the data folder, in the place of CIFAR-10's."""
+    ready = beside / "data" / "cifar10"
+    ready.mkdir(parents=True)
+    drawn = images.draw()
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        np.save(ready / f"{name}.npy", getattr(drawn, name))
+    (ready / "digests.json").write_text(json.dumps({"archive": cifar10.SHA256, "arrays": {}}))
 
 
 def run(folder: Path, **parameters: object) -> NotebookNode:
@@ -73,16 +75,17 @@ def metrics_of(folder: Path) -> dict:
 def fallback(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NotebookNode]:
     """The lesson as it runs where CIFAR-10 cannot be had, trained long enough to learn a little."""
     folder = tmp_path_factory.mktemp("fallback")
-    for path in NOTEBOOKS.glob("*.*"):
-        shutil.copy(path, folder)
-    (folder / "cifar10.py").write_text(UNREACHABLE_CIFAR10)
-    return folder, run(folder, train_images=5000, epochs=5.0)
+    shutil.copy(LESSON, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKSPACE_DATA", str(folder / "data"))
+        patch.setenv("CIFAR10_MIRRORS", "none")
+        return folder, run(folder, train_images=5000, epochs=5.0)
 
 
 def test_drawn_images_stand_in_for_cifar10_with_a_notice_nobody_can_miss(fallback: tuple[Path, NotebookNode]) -> None:
     folder, notebook = fallback
     assert metrics_of(folder)["dataset"] == "drawn"
-    assert "No mirror answers." in metrics_of(folder)["notice"]
+    assert "no mirror to ask" in metrics_of(folder)["notice"]
     assert "NOTICE: CIFAR-10 cannot be had" in text_of(notebook, "load")
 
 
@@ -116,8 +119,7 @@ def test_the_weights_are_saved_with_the_metrics(fallback: tuple[Path, NotebookNo
     assert (fallback[0] / "run" / "weights.pt").stat().st_size > 100_000
 
 
-def test_a_folder_of_images_of_one_s_own_runs_through(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORKSPACE_DATA", str(beside / "data"))
+def test_a_folder_of_images_of_one_s_own_runs_through(beside: Path) -> None:
     random = np.random.default_rng(0)
     for part, count in (("train", 9), ("test", 3)):
         for name, size in (("cat", (40, 30)), ("dog", (20, 90)), ("my goldfish", (32, 32))):
@@ -139,12 +141,13 @@ def test_cifar10_is_fetched_in_its_own_format_and_learned(beside: Path, monkeypa
     ]
     cifar10_format.write(archive, *both)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    loader = (beside / "cifar10.py").read_text()
+    # A package beside the notebook goes before the installed one.
+    shutil.copytree(Path(cifar10.__file__).parent, beside / "lesson")
+    loader = (beside / "lesson/cifar10.py").read_text()
     for real, made in ((cifar10.SHA256, digest), ("SIZE = 170_498_071", f"SIZE = {archive.stat().st_size}")):
         assert loader.count(real) == 1
         loader = loader.replace(real, made)
-    (beside / "cifar10.py").write_text(loader)
-    monkeypatch.setenv("WORKSPACE_DATA", str(beside / "data"))
+    (beside / "lesson/cifar10.py").write_text(loader)
     monkeypatch.setenv("CIFAR10_MIRRORS", archive.as_uri())
     notebook = run(beside, dataset="cifar10", epochs=4.0, train_images=0)
     metrics = metrics_of(beside)
@@ -153,9 +156,8 @@ def test_cifar10_is_fetched_in_its_own_format_and_learned(beside: Path, monkeypa
     assert "Accuracy of truck : " in text_of(notebook, "classes")
 
 
+@pytest.mark.usefixtures("drawn_as_cifar10")
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(beside: Path) -> None:
-    (beside / "cifar10.py").write_text(STAND_IN_FOR_CIFAR10)
-
     def numbers(seed: int) -> tuple[float, ...]:
         run(beside, seed=seed)
         return tuple(metrics_of(beside)[name] for name in ("loss_train", "loss_test", "accuracy"))
@@ -166,9 +168,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(beside: Pa
 
 
 @pytest.fixture
-def small_copy(beside: Path) -> Path:
+def small_copy(beside: Path, drawn_as_cifar10: None) -> Path:  # noqa: ARG001
     """The lesson with its committed outputs and small parameters, ready to be compared with a run on drawn images."""
-    (beside / "cifar10.py").write_text(STAND_IN_FOR_CIFAR10)
     parameters = {"output_folder": str(beside / "run"), **SMALL}
     papermill.execute_notebook(
         str(LESSON), str(beside / "copy.ipynb"), parameters=parameters, prepare_only=True, progress_bar=False

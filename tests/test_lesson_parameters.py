@@ -3,11 +3,10 @@
 import math
 from pathlib import Path
 
-import machine
-import parameters
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lesson import machine, parameters
 
 CELL = """\
 rate: float = 0.5  # how fast (1e-6 to 1)

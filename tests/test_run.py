@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
-from workspace import environment as kernels_environment
-from workspace import parameters, runner
-from workspace.cli import UserError
+from workspace.base.cli import UserError
+from workspace.lab import environment as kernels_environment
+from workspace.runs import execution, notebook_parameters
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def record(folder: Path) -> dict:
 
 
 def typed(file: Path, *given: tuple[str, object]) -> dict:
-    return parameters.typed(file, parameters.of_notebook(file), given)
+    return notebook_parameters.typed(file, notebook_parameters.of_notebook(file), given)
 
 
 def kernels_in(folder: Path) -> list[str]:
@@ -116,7 +116,7 @@ def test_ctrl_c_stops_the_run_lets_its_cell_sweep_up_and_leaves_no_kernel(tmp_pa
     ],
 )
 def test_time_left_is_told_where_the_notebook_says_how_far_it_is(said: str, left: str) -> None:
-    progress = runner.Progress()
+    progress = execution.Progress()
     progress.cell, progress.cells, progress.said = 3, 9, said
     progress.cell_begun -= 30
     assert str(progress).endswith(left or " · 0 s")
@@ -199,13 +199,13 @@ def test_what_is_no_notebook_is_refused(tmp_path: Path, content: str | None, com
     if content is not None:
         file.write_text(content)
     with pytest.raises(UserError, match=complaint) as refused:
-        parameters.of_notebook(file)
+        notebook_parameters.of_notebook(file)
     assert refused.value.exit_code == 2
 
 
 def test_a_parameters_cell_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"parameters cell .* cannot be read"):
-        parameters.of_notebook(notebook(tmp_path / "a.ipynb", parameters="%matplotlib inline\nx: int = 1"))
+        notebook_parameters.of_notebook(notebook(tmp_path / "a.ipynb", parameters="%matplotlib inline\nx: int = 1"))
 
 
 def test_parameters_for_a_notebook_without_any_are_refused(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_value_of_another_type_is_refused(tmp_path: Path, line: str, given: ob
 def test_a_file_of_parameters_means_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
     file.write_text("rate: 1e-3\nmirror: false\nmode: 'off'\n")  # stock YAML reads a string, False and False
-    values = typed(notebook(tmp_path / "a.ipynb"), *parameters.read_file(file).items())
+    values = typed(notebook(tmp_path / "a.ipynb"), *notebook_parameters.read_file(file).items())
     assert values == {"rate": 0.001, "mirror": False, "mode": "off"}
 
 
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_list_of_parameters_is_refused(tmp_path: Path, text: s
     file = tmp_path / "values.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=r"values\.yaml"):
-        parameters.read_file(file)
+        notebook_parameters.read_file(file)
 
 
 def test_help_notebook_lists_every_parameter(tmp_path: Path, good: Path) -> None:

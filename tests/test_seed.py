@@ -1,14 +1,15 @@
 from pathlib import Path
 
 import pytest
-from workspace import places, seed
+from workspace.base import places
+from workspace.lab import seed
 
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("delivered", "work", "state"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(places, "PRISTINE", tmp_path / "delivered")
+    monkeypatch.setattr(places, "DELIVERED", tmp_path / "delivered")
     monkeypatch.setenv("WORKSPACE_WORK", str(tmp_path / "work"))
     monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path / "state"))
     (tmp_path / "delivered/lesson.ipynb").write_text("first release")
@@ -61,3 +62,13 @@ def test_putting_the_lesson_back_leaves_the_edited_one_and_earlier_copies(folder
 def test_putting_back_an_unedited_lesson_writes_nothing() -> None:
     seed.seed()
     assert seed.put_back() == []
+
+
+def test_what_is_delivered_no_more_stays_and_is_said_once(folders: Path) -> None:
+    (folders / "delivered/charts.py").write_text("an older release's module")
+    seed.seed()
+    (folders / "delivered/charts.py").unlink()
+    [line] = seed.seed()
+    assert line.startswith("charts.py came with an older release")
+    assert (folders / "work/charts.py").exists()
+    assert seed.seed() == []

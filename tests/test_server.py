@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import websocket
 from labs import REPOSITORY, Lab, NativeServer
-from workspace.places import LESSON
+from workspace.base.places import LESSON
 
 GOOD = "0123456789abcdef" * 4
 
@@ -114,7 +114,8 @@ def test_port_in_use_is_an_error_and_not_another_port(native_server: NativeServe
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that belongs to somebody else")
 def test_folder_of_another_user_refuses_to_start_with_one_line(native_server: NativeServer) -> None:
-    code = "from workspace import cli, serve; cli.run(lambda: serve.main('127.0.0.1', 1))"
+    code = "from workspace.base import cli; from workspace.lab import serve\n"
+    code += "cli.run('', lambda _: serve.main('127.0.0.1', 1))"
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         scripts = shutil.copytree(REPOSITORY / "scripts", f"{folder}/scripts")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from labs import Lab, command, free_port
-from workspace import engine, start
+from workspace.host import engine, start
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,16 @@ import psutil
 import pytest
 from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, notebook
-from workspace import axes, cluster, parameters, report, runs
-from workspace.cli import UserError
+from workspace.base.cli import UserError
+from workspace.runs import folders, notebook_parameters
+from workspace.sweeps import axes, cluster, report
 
 
 def read_axes(tmp_path: Path, *given: str, file: dict | None = None) -> dict[str, tuple]:
     small = notebook(tmp_path / "small.ipynb")
-    return {axis.name: axis.values for axis in axes.read(small, parameters.of_notebook(small), given, file or {})}
+    return {
+        axis.name: axis.values for axis in axes.read(small, notebook_parameters.of_notebook(small), given, file or {})
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,10 +98,10 @@ def test_a_runs_name_is_never_a_path(value: str) -> None:
 
 
 def test_a_number_that_is_none_ranks_last_and_failures_after_it() -> None:
-    def row(name: str, value: float | None, status: str = runs.COMPLETED) -> report.Row:
+    def row(name: str, value: float | None, status: str = folders.COMPLETED) -> report.Row:
         return report.Row(name, "", status, value, {}, 1.0, None, {})
 
-    mixed = [row("d", None, runs.FAILED), row("b", math.nan), row("a", 0.1), row("c", None), row("e", 0.9)]
+    mixed = [row("d", None, folders.FAILED), row("b", math.nan), row("a", 0.1), row("c", None), row("e", 0.9)]
     assert [row.name for row in report.ranked(mixed, "max")] == ["e", "a", "b", "c", "d"]
     assert [row.name for row in report.ranked(mixed, "min")] == ["a", "e", "b", "c", "d"]
 

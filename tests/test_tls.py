@@ -16,7 +16,7 @@ import pytest
 import requests
 import websocket
 from labs import Container, free_port, wait_until
-from workspace import engine, start
+from workspace.host import engine, start
 
 HOST = "workspace.localhost"  # resolved by no name server, and everywhere this machine
 CADDY = "workspace-test-caddy"

@@ -76,7 +76,7 @@ def test_threads_of_the_group_end_with_it(data: Path, tmp_path: Path) -> None:
     # One that is left may want Python's lock when Python is gone already: the process aborts, now and then.
     script = tmp_path / "threads.py"
     script.write_text(
-        f"import pathlib, sys\nsys.path.insert(0, {str(REPOSITORY / 'notebooks')!r})\n"
+        f"import pathlib, sys\nsys.path.insert(0, {str(REPOSITORY / 'notebooks')!r})\n"  # beside the notebook
         "import torch.distributed, train_ddp\n"
         "def ours():\n"
         "    return [thread for thread in pathlib.Path('/proc/self/task').iterdir()\n"

@@ -1,0 +1,1 @@
+"""What every command shares, from the standard library alone."""

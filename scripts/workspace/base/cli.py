@@ -1,0 +1,68 @@
+"""What every command shares: one style of help, of errors and of exit codes.
+
+Exit codes: 0 done, 1 it failed, 2 bad input (nothing was started), 130 interrupted with Ctrl-C.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+BAD_INPUT = 2
+
+
+class UserError(Exception):
+    """What is wrong and what to do about it, in one line that the command prints before it exits with `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)", BAD_INPUT)
+
+
+def no_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has none but --help."""
+
+
+def say(line: str) -> None:
+    """Print a line for the person at the terminal, at once, whatever the output is connected to."""
+    print(line, flush=True)
+
+
+def run(
+    description: str,
+    main: Callable[[argparse.Namespace], int | None],
+    arguments: Callable[[argparse.ArgumentParser], None] = no_arguments,
+    enter: Callable[[], None] | None = None,
+) -> NoReturn:
+    """Read the command line as `arguments` defines it, call `main` with it, and exit with the code that fits.
+
+    `description`, the command's own docstring, is its help, line breaks kept. Where `main` needs the workspace's
+    packages, `enter` goes where they are; help and a wrong command line are answered before. What the command does not
+    know is refused, unless `arguments` gives it a default for `others`, which then holds it.
+    """
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    try:
+        arguments(parser)
+        options, others = parser.parse_known_args()
+        if others and "others" not in options:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        if others:
+            options.others = others
+        if enter:
+            enter()
+        sys.exit(main(options))
+    except UserError as error:
+        print(f"{sys.argv[0].rpartition('/')[2]}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; nobody is left to tell, and Python's own flush at exit must not try.
+        sys.stdout = None
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""Measures the workspace, and makes what measurements and tests need."""

@@ -1,0 +1,1 @@
+"""Starts, stops and saves a workspace, in Docker or natively."""

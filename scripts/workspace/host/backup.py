@@ -1,0 +1,60 @@
+"""Back the workspace up into one file, and restore it from there, in Docker or natively."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from workspace.base import cli, places
+from workspace.base.cli import UserError
+from workspace.host import engine, native
+from workspace.lab import archive
+
+
+def backup(file: Path, *, natively: bool = False) -> str:
+    """Write the workspace to `file`, read it back, and return a line that says how large it is.
+
+    Raises UserError where that fails; then there is no file.
+    """
+    if file.exists():
+        raise UserError(f"{file} is there already; name another", cli.BAD_INPUT)
+    part = file.with_name(file.name + ".part")
+    try:
+        # What notebooks print may be private.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            if _is_native(natively):
+                archive.write(stream)
+            else:
+                engine.Workspace().archive("write", output=stream.fileno())
+            stream.flush()
+            os.fsync(stream.fileno())
+        with part.open("rb") as stream:
+            count = archive.verify(stream)
+        part.replace(file)
+    except OSError as error:
+        raise UserError(f"{error.filename or file}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return f"{file}: {count:,} files, {file.stat().st_size / 1e6:.1f} MB, every byte verified."
+
+
+def restore(file: Path, *, natively: bool = False) -> None:
+    """Put the files of a backup back, and say so. Raises UserError where it is not right; then nothing was changed."""
+    try:
+        with file.open("rb") as stream:
+            archive.verify(stream)
+            stream.seek(0)
+            if _is_native(natively):
+                for folder in (places.work(), places.state()):
+                    folder.mkdir(parents=True, exist_ok=True)
+                archive.tell(*archive.restore(stream))
+            else:
+                engine.Workspace().archive("restore", given=stream.fileno(), output=sys.stdout.fileno())
+    except OSError as error:
+        raise UserError(f"{error.filename or file}: {error.strerror}", cli.BAD_INPUT) from error
+
+
+def _is_native(asked: bool) -> bool:
+    """Whether the workspace that scripts/start starts here is in folders of this machine."""
+    return asked or native.running() is not None or not engine.find()

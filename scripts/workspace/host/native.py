@@ -1,0 +1,152 @@
+"""The workspace without Docker: the same server, from `.venv`, as a process of this machine."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+
+from workspace.base import places
+from workspace.base.cli import UserError
+from workspace.host import venv
+from workspace.lab import access, commands, serve
+
+_ANSWERS_WITHIN_S = 120
+_LOG = places.NATIVE / "server.log"
+_RECORD = places.NATIVE / "server.json"
+_COMMANDS = places.NATIVE / "commands"
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past HTTP_PROXY, which knows nothing of this machine's own ports."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that was started on this machine."""
+
+    pid: int
+    port: int
+    bind: str
+    public_host: str
+
+    def answers(self) -> bool:
+        """Whether it is there and serves."""
+        here = "127.0.0.1" if self.bind == "0.0.0.0" else self.bind  # noqa: S104
+        try:
+            _DIRECTLY.open(f"http://{here}:{self.port}/api", timeout=5).close()
+        except (OSError, urllib.error.URLError):
+            return False
+        return _alive(self.pid)
+
+    def link(self) -> str:
+        """The address to open in a browser."""
+        return access.link(self.public_host, self.port, access.in_use().read_text())
+
+
+def running() -> Server | None:
+    """The server that was started from this checkout, if it still runs."""
+    if not _RECORD.exists():
+        return None
+    server = Server(**json.loads(_RECORD.read_text()))
+    return server if server.answers() else None
+
+
+def start(bind: str, port: int, public_host: str) -> Server:
+    """Make `.venv` if needed, start the server in the background and wait until it answers.
+
+    Raises UserError with the cause, and then nothing is left running.
+    """
+    _require_free(bind, port)
+    venv.make()
+    places.NATIVE.mkdir(exist_ok=True, mode=0o700)
+    commands.make(_COMMANDS)
+    with _LOG.open("w") as log:
+        process = subprocess.Popen(
+            [venv.PYTHON, places.REPOSITORY / "scripts" / "serve", "--ip", bind, "--port", str(port)],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # it outlives this terminal
+        )
+    server = Server(process.pid, port, bind, public_host)
+    try:
+        _wait_until_it_answers(server, process)
+    except BaseException:  # Ctrl-C, too
+        process.terminate()
+        raise
+    _RECORD.write_text(json.dumps(asdict(server)))
+    return server
+
+
+def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
+    give_up = time.monotonic() + _ANSWERS_WITHIN_S
+    while not server.answers():
+        if process.poll() is not None:
+            raise UserError(
+                f"the workspace did not start: {serve.last_words(_LOG.read_text())} (everything it said: {_LOG})"
+            )
+        if time.monotonic() > give_up:
+            raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: {_LOG}")
+        time.sleep(0.2)
+
+
+def environment() -> dict[str, str]:
+    """What the server and its kernels are told, as the image's ENV tells them there."""
+    return os.environ | {
+        "PATH": f"{venv.FOLDER / 'bin'}:{os.environ.get('PATH', os.defpath)}:{_COMMANDS}",
+        "JUPYTER_CONFIG_DIR": str(places.NATIVE / "jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(places.runtime()),
+        "WORKSPACE_WORK": str(places.work()),
+        "WORKSPACE_DATA": str(places.data()),
+        "WORKSPACE_STATE": str(places.state()),
+    }
+
+
+def stop(server: Server) -> None:
+    """End the server and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
+    os.kill(server.pid, signal.SIGTERM)
+    give_up = time.monotonic() + 45
+    while _alive(server.pid):
+        if time.monotonic() > give_up:
+            raise UserError(f"process {server.pid} does not end; `kill -9 {server.pid}` ends it at once")
+        time.sleep(0.1)
+    _RECORD.unlink(missing_ok=True)
+    shutil.rmtree(places.runtime(), ignore_errors=True)
+
+
+def kept() -> list[str]:
+    """What a stop leaves in place."""
+    return [f"notebooks and runs: {places.work()}", f"datasets: {places.data()}", f"the token: {places.state()}"]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    # A child of this process that has ended stays visible until it is waited for.
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:
+        return True
+
+
+def _require_free(bind: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind, port))
+        except PermissionError as error:
+            raise UserError(f"port {port} is for root alone; choose another: scripts/start --port 8888") from error
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(access.NO_SUCH_ADDRESS) from error
+            raise UserError(
+                f"port {port} is taken by another program; choose another: scripts/start --port {port + 1}"
+            ) from error

@@ -1,0 +1,204 @@
+"""Start, find and stop the workspace, in Docker or natively."""
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from workspace.base import cli, places
+from workspace.base.cli import UserError
+from workspace.host import engine, native
+from workspace.lab import access, seed
+
+DEFAULT_PORT = 8888
+EVERYWHERE = "0.0.0.0"  # noqa: S104  (the lesson's address is a public one; the firewall is the owner's)
+
+
+_NOBODYS_TOP_LEVEL = {"example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for; None where it leaves things as they are set."""
+
+    gpu: bool = False
+    tls: bool = False
+    port: int | None = None
+    bind: str | None = None
+    public_host: str | None = None
+
+    def settings(self) -> dict[str, str]:
+        """The same as compose variables."""
+        given = {
+            "WORKSPACE_HTTPS_PORT" if self.tls else "WORKSPACE_PORT": self.port and str(self.port),
+            "WORKSPACE_BIND": self.bind,
+            "WORKSPACE_PUBLIC_HOST": self.public_host,
+        }
+        if self.tls:
+            host = self.public_host or places.setting("WORKSPACE_PUBLIC_HOST") or own_name(self.bind or EVERYWHERE)
+            given["WORKSPACE_PUBLIC_HOST"] = host  # the certificate's name and the link's
+            given["WORKSPACE_TLS_ISSUER"] = places.setting("WORKSPACE_TLS_ISSUER") or issuer(host)
+        return {name: value for name, value in given.items() if value}
+
+
+def start(options: Options, *, natively: bool = False, reset_lesson: bool = False) -> str:
+    """Start the workspace unless it runs, and return its link. Raises UserError with cause and next step."""
+    _check(options)
+    if server := native.running():
+        _require_same(options, port=server.port, gpu=options.gpu, bind=server.bind)
+        cli.say("The workspace is running already, natively.")
+        return _finish_native(server, reset_lesson=reset_lesson)
+    if not natively and not engine.find():
+        cli.say("No Docker engine answers on this machine; serving the same lab natively, from .venv.")
+        natively = True
+    if natively and options.tls:
+        raise UserError("TLS needs Docker, where Caddy does it; without: an SSH tunnel", cli.BAD_INPUT)
+    if natively:
+        bind = options.bind or places.setting("WORKSPACE_BIND") or EVERYWHERE
+        port = options.port or _port("WORKSPACE_PORT", places.setting("WORKSPACE_PORT") or str(DEFAULT_PORT))
+        host = options.public_host or places.setting("WORKSPACE_PUBLIC_HOST") or own_name(bind)
+        server = native.start(bind, port, host)
+        _warn_if_public(bind)
+        return _finish_native(server, reset_lesson=reset_lesson)
+    workspace = engine.Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
+    if container := workspace.running():
+        published = workspace.published()
+        _require_same(
+            options,
+            port=published["PublishedPort"],
+            gpu=container["Image"].endswith(":cuda"),
+            bind=published["URL"],
+            tls=published["Service"] == engine.TLS,
+        )
+        cli.say("The workspace is running already.")
+    else:
+        if options.gpu:
+            workspace.require_gpu()
+        workspace.build()
+        workspace.up()
+        if not options.tls:
+            _warn_if_public(workspace.bind())
+    if reset_lesson:
+        _tell_put_back(workspace.reset_lesson())
+    return workspace.link(own_name(workspace.bind()))
+
+
+def link(default_host: str | None = None) -> str:
+    """The link of the running workspace: for the host it was started with, else `default_host`, else this machine.
+
+    Raises UserError if none runs.
+    """
+    if places.IN_IMAGE:
+        host = places.setting("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
+        port, tls = int(places.setting("WORKSPACE_PORT") or DEFAULT_PORT), bool(places.setting("WORKSPACE_TLS"))
+        return access.link(host, port, access.in_use().read_text(), tls=tls)
+    if server := native.running():
+        return server.link()
+    if engine.find() and (workspace := engine.Workspace()).running():
+        return workspace.link(default_host or own_name(workspace.bind()))
+    raise UserError("no workspace is running; scripts/start starts it")
+
+
+def rotate_token() -> str:
+    """Change the token of the running workspace and return its new link. Raises UserError where that cannot be done."""
+    if server := native.running():
+        access.rotate()
+        native.stop(server)
+        return native.start(server.bind, server.port, server.public_host).link()
+    if engine.find() and (workspace := engine.Workspace()).running():
+        workspace.rotate_token()
+        return workspace.link(own_name(workspace.published()["URL"]))
+    raise UserError("no workspace is running; scripts/start starts it")
+
+
+def stop() -> list[str]:
+    """Stop what runs and return what is kept, a line each. Raises UserError if none runs."""
+    if server := native.running():
+        native.stop(server)
+        return native.kept()
+    if engine.find() and (workspace := engine.Workspace()).running():
+        workspace.down()
+        return workspace.kept()
+    raise UserError("no workspace is running")
+
+
+def issuer(host: str) -> str:
+    """Who certifies `host`: Let's Encrypt (acme) where the world knows the name, else Caddy itself (internal)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        *parents, last = host.split(".")
+        return "internal" if not parents or last in _NOBODYS_TOP_LEVEL else "acme"
+    return "internal"
+
+
+def own_name(bind: str) -> str:
+    """The name under which a browser finds this machine: its own, unless only the machine itself may connect."""
+    name = socket.gethostname()
+    try:
+        if bind != EVERYWHERE:
+            address = ipaddress.ip_address(bind)
+            return "localhost" if address.is_loopback else bind
+        socket.getaddrinfo(name, None)
+    except (OSError, ValueError):
+        return "localhost"
+    return name
+
+
+def _check(options: Options) -> None:
+    if options.port is not None:
+        _port("--port", str(options.port))
+    if options.bind is not None:
+        try:
+            ipaddress.IPv4Address(options.bind)
+        except ValueError as error:
+            raise UserError(
+                f"--bind {options.bind} is not an IPv4 address; use 127.0.0.1 (this machine alone) or 0.0.0.0",
+                cli.BAD_INPUT,
+            ) from error
+    if options.public_host is not None and not re.fullmatch(
+        r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", options.public_host
+    ):
+        raise UserError(
+            f"--public-host {options.public_host} is not a host name; use one like vm.region.cloudapp.azure.com",
+            cli.BAD_INPUT,
+        )
+
+
+def _port(source: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
+        raise UserError(f"{source} {text} is not a port; use 1 to 65535", cli.BAD_INPUT)
+    return int(text)
+
+
+def _require_same(options: Options, *, port: int, gpu: bool, bind: str, tls: bool = False) -> None:
+    """Refuse to change a running workspace: its kernels would be lost."""
+    differing = []
+    if options.port not in (None, port):
+        differing.append(f"on port {port}")
+    if options.bind not in (None, bind):
+        differing.append(f"bound to {bind}")
+    if options.gpu and not gpu:
+        differing.append("without a GPU")
+    if options.tls and not tls:
+        differing.append("without TLS")
+    if differing:
+        raise UserError(f"the workspace is running already, {' and '.join(differing)}; scripts/stop first")
+
+
+def _warn_if_public(bind: str) -> None:
+    if bind == EVERYWHERE or not ipaddress.ip_address(bind).is_loopback:
+        cli.say(
+            f"Open on {bind}, over plain http: whoever can watch the network can read the token. Safer: --tls; or "
+            "--bind 127.0.0.1 here and, on your own machine, `ssh -L 8888:localhost:8888 THIS-MACHINE`."
+        )
+
+
+def _finish_native(server: native.Server, *, reset_lesson: bool) -> str:
+    if reset_lesson:
+        _tell_put_back([path.name for path in seed.put_back()])
+    return server.link()
+
+
+def _tell_put_back(names: list[str]) -> None:
+    cli.say(f"The delivered lesson, beside yours: {', '.join(names)}" if names else "Your lesson is as delivered.")

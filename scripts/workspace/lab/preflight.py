@@ -1,0 +1,64 @@
+"""What is wrong with the machine, said in a line before work is lost to it."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from workspace.base import places
+from workspace.base.cli import UserError
+from workspace.lab import access
+
+_LEAST_FREE = 1 << 30
+_LEAST_SHARED = 256 << 20
+_DAY_S = 86400
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError, with what to do, unless this user can write to `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except PermissionError as error:
+        raise UserError(
+            f"{folder} belongs to uid {folder.stat().st_uid} and uid {os.getuid()} cannot write to it. On the host: "
+            f"sudo chown -R {os.getuid()}:{os.getgid()} THE-FOLDER-MOUNTED-THERE",
+            access.REFUSED,
+        ) from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {error.strerror}", access.REFUSED) from error
+
+
+def warnings() -> list[str]:
+    """A line for each thing that will cost work if it stays as it is."""
+    folders = {folder.stat().st_dev: folder for folder in (places.work(), places.data(), places.state())}
+    found = [disk(folder, shutil.disk_usage(folder).free) for folder in folders.values()]
+    shared = Path("/dev/shm")  # noqa: S108  (looked at, never written to)
+    if shared.exists():
+        found.append(shared_memory(shutil.disk_usage(shared).total))
+    found.append(clock(time.time(), Path(__file__).stat().st_mtime))
+    return [line for line in found if line]
+
+
+def disk(folder: Path, free: int) -> str | None:
+    """A warning where `free` bytes are too few for what notebooks write."""
+    if free >= _LEAST_FREE:
+        return None
+    return f"only {free >> 20} MB are free in {folder}: saving will fail when they are used up; make room"
+
+
+def shared_memory(size: int) -> str | None:
+    """A warning where /dev/shm of `size` bytes is too small for DataLoader workers, who die with SIGBUS past it."""
+    if size >= _LEAST_SHARED:
+        return None
+    return f"/dev/shm has only {size >> 20} MB: DataLoader workers will die; give the container shm_size: 1g"  # noqa: S108
+
+
+def clock(now: float, released: float) -> str | None:
+    """A warning where the time `now` is before the time when this release was made, both in seconds since 1970."""
+    if now > released - _DAY_S:
+        return None
+    day = time.strftime("%Y-%m-%d", time.gmtime(now))
+    return f"the clock says {day}, before this release was made: downloads will fail; set it (timedatectl set-ntp true)"

@@ -1,0 +1,59 @@
+"""Check the folders, seed the lesson, settle the token, and become the JupyterLab server."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from workspace.base import cli, network, places
+from workspace.base.cli import UserError
+from workspace.lab import access, preflight, seed
+
+
+def main(ip: str, port: int) -> None:
+    """Serve the workspace on `ip`:`port`; never returns. Raises UserError where it would not be safe or usable."""
+    for folder in (places.work(), places.data(), places.state()):
+        preflight.require_writable(folder)
+    _make_private(places.state())
+    _make_private(places.runtime())
+    for line in preflight.warnings() + _seed():
+        cli.say(f"workspace: {line}")
+    access.write(access.in_use(), access.resolve())
+    os.environ.update(network.environment())
+    # The server reads the token's file: kernels, which inherit the server's environment, need not know it.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER_TOKEN")}
+    environment.setdefault("JUPYTERLAB_SETTINGS_DIR", str(places.work() / ".jupyterlab" / "settings"))
+    environment.setdefault("JUPYTERLAB_WORKSPACES_DIR", str(places.work() / ".jupyterlab" / "workspaces"))
+    # A setting that cannot be read would be left out with a warning: better no server than one without it.
+    environment["TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR"] = "1"
+    environment.setdefault("JUPYTER_PATH", str(places.KERNELS))
+    configuration = places.REPOSITORY / "docker" / "jupyter_server_config.py"
+    cli.say("workspace: starting; the link with its token: `scripts/link`, or `docker compose exec workspace lab-link`")
+    os.chdir(places.work())
+    # -P: else a random.py in the work folder would run in the server.
+    server = [sys.executable, "-P", "-m", "jupyterlab", "--no-browser", f"--config={configuration}"]
+    os.execve(sys.executable, [*server, f"--ServerApp.ip={ip}", f"--ServerApp.port={port}"], environment)  # noqa: S606
+
+
+def last_words(log: str) -> str:
+    """Why a server whose output is `log` did not start: its refusal if it made one, else its last line."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", log)  # Compose erases lines even where there is no terminal
+    lines = [line for line in plain.splitlines() if line.strip()] or ["it said nothing"]
+    refusals = [line for line in lines if line.startswith(("serve:", "workspace: refusing"))]
+    return re.sub(r"^(serve|\w+\.py): ", "", (refusals or lines)[-1])
+
+
+def _make_private(folder: Path) -> None:
+    """Make sure that this user alone reads what is in `folder`, whoever made it before."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to somebody else; remove it", access.REFUSED)
+    folder.chmod(0o700)
+
+
+def _seed() -> list[str]:
+    """Put the lesson there; a full disk is no reason to keep its owner from making room in the lab."""
+    try:
+        return seed.seed()
+    except OSError as error:
+        return [f"the lesson could not be brought up to date: {error.filename}: {error.strerror}"]

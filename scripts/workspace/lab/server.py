@@ -1,0 +1,94 @@
+"""What the lab does beyond the stock one: saves survive a crash, deaths have reasons, the log holds no secret."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from jupyter_client.ioloop import AsyncIOLoopKernelRestarter
+from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from tornado.log import LogFormatter
+
+from workspace.lab import deaths
+
+
+class DiscreetFormatter(LogFormatter):
+    """Keeps the token out of the log, where requests that fail are written with their whole address."""
+
+    token: ClassVar[str]
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or the lines of a traceback."""
+        return super().format(record).replace(self.token, "REDACTED")
+
+
+class AtomicContents(AsyncLargeFileManager):
+    """Saves a file so that a crash leaves the old one or the new one.
+
+    The stock manager empties the file before it writes, with a copy beside it that only notebooks are recovered from.
+    """
+
+    @contextlib.contextmanager
+    def atomic_writing(self, os_path: str, text: bool = True, encoding: str = "utf-8") -> Iterator[IO]:
+        """A stream for the file's new content, which takes its place when the stream is complete."""
+        path = Path(os.path.realpath(os_path))  # a link goes on leading where it leads
+        new = path.with_name(f".{path.name}.saving")
+        with self.perm_to_403(os_path), contextlib.ExitStack() as at_end:
+            at_end.callback(new.unlink, missing_ok=True)
+            with new.open("w", encoding=encoding, newline="\n") if text else new.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if path.exists():
+                shutil.copymode(path, new)
+            new.replace(path)
+
+
+class TellingRestarter(AsyncIOLoopKernelRestarter):
+    """Finds out why a kernel died, before it is started again, and writes it to the server's log."""
+
+    _watch: deaths.Watch
+
+    def start(self) -> None:
+        """Begin to watch the kernel, which has been started."""
+        self._watch = deaths.Watch()
+        super().start()
+
+    async def poll(self) -> None:
+        """Look whether the kernel lives, every few seconds, and start it again if not."""
+        if await self.kernel_manager.is_alive():
+            self._watch.lives()
+        await super().poll()
+
+    def _fire_callbacks(self, event: str) -> None:
+        process = getattr(self.kernel_manager.provisioner, "process", None)
+        cause = self._watch.cause(process and process.returncode)
+        self.kernel_manager.cause_of_death = cause
+        self.log.error("workspace: the kernel %s was %s", self.kernel_manager.kernel_id, cause)
+        super()._fire_callbacks(event)
+
+
+class TellingConnection(ZMQChannelsWebsocketConnection):
+    """Writes why the kernel died below the cell that was running."""
+
+    _running_cell: Any = None
+
+    def handle_outgoing_message(self, stream: str, outgoing_msg: list[Any]) -> None:
+        """Pass a kernel's message on, and remember which cell runs."""
+        _, (_, header, parent, *_) = self.session.feed_identities(outgoing_msg)
+        if b'"execute_input"' in bytes(header):
+            self._running_cell = bytes(parent)
+        super().handle_outgoing_message(stream, outgoing_msg)
+
+    def on_kernel_restarted(self) -> None:
+        """Say why before the lab is told that a new kernel starts, and forgets which cell ran."""
+        cause = getattr(self.kernel_manager, "cause_of_death", None)
+        if cause and self._running_cell:
+            self.channels["iopub"].flush()
+            self.write_stderr(f"The kernel was {cause}.", self.session.unpack(self._running_cell))
+        self._running_cell = None
+        super().on_kernel_restarted()

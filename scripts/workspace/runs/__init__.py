@@ -1,0 +1,1 @@
+"""One run of a notebook: its parameters, its kernel, its folder."""

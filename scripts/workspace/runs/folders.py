@@ -1,0 +1,206 @@
+"""Run folders: a run works in a hidden folder and appears under its name only when all that is in it is final.
+
+runs/lesson-20261123-231500/     run.json (written last), metrics.json, lesson.ipynb, log.txt, the notebook's files
+runs/.lesson-20261123-231500/    the same while it runs, with state.json; a lock on it says that its process lives
+"""
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from workspace.base import cli, places
+from workspace.base.cli import UserError
+
+RECORD, STATE, LOG, METRICS, CURVES = "run.json", "state.json", "log.txt", "metrics.json", "curves.json"
+
+COMPLETED, FAILED, TIMED_OUT, STOPPED = "completed", "failed", "timed out", "stopped"
+"""How a run ended; each stands in its run.json."""
+RUNNING, LOST = "running", "lost"
+"""What there is in place of a run.json: a process at work, or the remains of one that was killed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, finished or not."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called, finished or not."""
+        return self.folder.name if self.finished else self.folder.name[1:].rpartition(".")[0]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its folder has been published."""
+        return not self.folder.name.startswith(".")
+
+    @property
+    def notebook(self) -> Path:
+        """The executed notebook; as far as it came, where the run did not complete."""
+        return self.folder / Path(self.record.get("notebook", "")).name
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Its run.json, or where that is still missing what is known of it from the start."""
+        return _read(self.folder / RECORD) or _read(self.folder / STATE)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What the notebook wrote to metrics.json; empty where it wrote none."""
+        return _read(self.folder / METRICS)
+
+    @cached_property
+    def curves(self) -> dict[str, Any]:
+        """What the notebook wrote to curves.json, a list for each quantity; empty where it wrote none."""
+        return _read(self.folder / CURVES)
+
+    @cached_property
+    def status(self) -> str:
+        """Completed, failed, timed out, stopped, running or lost."""
+        if self.finished:
+            return self.record["status"]
+        return RUNNING if _locked(self.folder / STATE) else LOST
+
+
+def default_folder(notebook: Path) -> Path:
+    """Where a run of `notebook` goes unless it is told: runs/NOTEBOOK-TIME in the work folder."""
+    folder = places.work() / "runs" / f"{notebook.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    number = 1
+    unique = folder
+    while unique.exists() or attempts(unique):
+        number += 1
+        unique = folder.with_name(f"{folder.name}-{number}")
+    return unique
+
+
+def everything() -> list[Run]:
+    """All runs in the work folder, those of sweeps included, finished or not; the latest last."""
+    top = places.work() / "runs"
+    found = {
+        file.parent for pattern in ("*", "*/*") for name in (RECORD, STATE) for file in top.glob(f"{pattern}/{name}")
+    }
+    return sorted(map(Run, found), key=lambda run: run.record.get("started", ""))
+
+
+def find(name: str | None) -> Run:
+    """The run called `name` (or that folder, or the only one whose name begins so); the latest where it is None.
+
+    Raises UserError where there is none, or more than one.
+    """
+    if name and Path(name).name != name:
+        found = [Run(Path(name)), *attempts(Path(name))]
+        if known := [run for run in found if run.record]:
+            return known[0]
+    known = everything()
+    if not known:
+        raise UserError(f"there are no runs yet; {places.command('run')} makes one", cli.BAD_INPUT)
+    if name is None:
+        return known[-1]
+    same = [run for run in known if run.name == name] or [run for run in known if run.name.startswith(name)]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise UserError(f"{name} may be {', '.join(run.name for run in same[:5])}; write more of it", cli.BAD_INPUT)
+    near = difflib.get_close_matches(name, [run.name for run in known], 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else f"{places.command('runs')} list shows what there is"
+    raise UserError(f"there is no run {name}; {hint}", cli.BAD_INPUT)
+
+
+def attempts(folder: Path) -> list[Run]:
+    """What works, or was at work, on a run that is to be published as `folder`."""
+    pattern = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 6}"
+    return [Run(found) for found in folder.parent.glob(pattern)]
+
+
+def require_new(folder: Path) -> None:
+    """Raise UserError unless a run may be published as `folder`: its place is free and can be written to."""
+    if ".." in folder.parts:
+        raise UserError(f"{folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
+    if folder.exists():
+        raise UserError(f"{folder} exists already, and no result is overwritten: choose another -o", cli.BAD_INPUT)
+    if any(attempt.status == RUNNING for attempt in attempts(folder)):
+        raise UserError(f"{folder} is being made by another run: choose another -o", cli.BAD_INPUT)
+    require_writable(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError unless `folder` can be written to, or made."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest} cannot be written to, so {folder} cannot be made", cli.BAD_INPUT)
+
+
+@contextlib.contextmanager
+def attempt(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
+    """A hidden folder to work in, marked as alive with `state` until the block ends. `publish` makes it a result.
+
+    Raises UserError where the disk does not take it.
+    """
+    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(3)}")
+    try:
+        hidden.mkdir(parents=True)
+        new = hidden / f"{STATE}.new"
+        new.write_text(json.dumps(state, indent=2))
+        with new.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            new.rename(hidden / STATE)
+            yield hidden
+    except OSError as error:
+        raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
+
+
+def publish(hidden: Path, folder: Path, record: dict[str, Any]) -> None:
+    """Make the hidden folder of an attempt the result: write run.json last, then rename it.
+
+    Raises FileExistsError where another attempt was first, OSError where the disk does not take it.
+    """
+    with (hidden / RECORD).open("w") as file:
+        json.dump(record, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    (hidden / STATE).unlink()
+    try:
+        hidden.rename(folder)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise FileExistsError(folder) from error
+        raise
+
+
+def digest(source: bytes) -> str:
+    """What tells one notebook (or any file) from another."""
+    return hashlib.sha256(source).hexdigest()[:16]
+
+
+def _locked(file: Path) -> bool:
+    """Whether a living process holds `file`, on whichever machine that shares the folder."""
+    try:
+        with file.open() as held:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

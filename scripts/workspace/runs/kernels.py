@@ -1,0 +1,177 @@
+"""The kernel of a run: started beside others without a race for ports, used as soon as it answers, ended on time.
+
+papermill and what it stands on are made for one notebook that somebody watches. For many short ones that nobody does,
+the parts here take the place of theirs.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from queue import Empty
+from typing import TextIO
+
+import papermill
+import zmq
+from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+
+from workspace.lab import deaths
+from workspace.runs import folders
+
+_FINALLY_S = {folders.STOPPED: 5, folders.TIMED_OUT: 0.6}
+"""What a cell gets between KeyboardInterrupt and the end: a limit in time is one to the second."""
+
+_HEADLESS = Path(__file__).parent / "headless"
+"""What kernels that nobody watches do without."""
+
+
+class Kernel:
+    """The process of a run's kernel, from when it starts, with all that it starts itself."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._deaths = deaths.Watch()
+
+    def started(self, process: subprocess.Popen) -> None:
+        """Take note of the process."""
+        self._process = process
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a process yet."""
+        return self._process is not None
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process and to all that it has started."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)  # Jupyter gives each kernel a session of its own
+
+    def note(self) -> None:
+        """Note that it lives, if it does."""
+        if self._process is not None and self._process.poll() is None:
+            self._deaths.lives()
+
+    def end(self) -> None:
+        """Kill it, with whatever the notebook has left behind."""
+        self.send(signal.SIGKILL)
+
+    def cause_of_death(self) -> str:
+        """Why it ended, as far as anybody can say."""
+        return self._deaths.cause(self._process.returncode if self._process else None)
+
+
+class Watchdog:
+    """Ends the kernel when its time is over or the run is cancelled; `verdict` then says so."""
+
+    def __init__(self, timeout_s: float | None, cancel: threading.Event, kernel: Kernel) -> None:
+        self.verdict: tuple[str, str] | None = None
+        self._timeout_s, self._cancel, self._kernel = timeout_s, cancel, kernel
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        """Begin to watch."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """The run has ended by itself, or after the watchdog's doing."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        give_up = time.monotonic() + (self._timeout_s or float("inf"))
+        note_at = time.monotonic()
+        while not self._over.wait(0.05):
+            if time.monotonic() >= note_at:
+                self._kernel.note()
+                note_at += 1
+            if self._cancel.is_set():
+                self.verdict = folders.STOPPED, "stopped before its end"
+            elif time.monotonic() >= give_up:
+                self.verdict = folders.TIMED_OUT, f"longer than the {self._timeout_s:g} s it was given"
+            if self.verdict and self._kernel.has_started:
+                self._kernel.send(signal.SIGINT)
+                if not self._over.wait(_FINALLY_S[self.verdict[0]]):
+                    self._kernel.send(signal.SIGKILL)
+                return
+
+
+def manager(sockets: Path, environment: dict[str, str], log: TextIO, kernel: Kernel) -> type[AsyncKernelManager]:
+    """Kernels that listen on files in `sockets`: TCP ports are raced for by kernels that start at the same time.
+
+    What they say outside any cell goes to `log`.
+    """
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **traits: object) -> None:
+            super().__init__(**traits)
+            self.client_factory = _Client
+            self.connection_file = str(sockets / "kernel.json")
+            self.transport = "ipc"
+            self.ip = str(sockets / "socket")
+
+        def _connect_control_socket(self) -> None:
+            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
+            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
+            self._control_socket = self.connect_shell()
+
+        async def start_kernel(self, **options: object) -> None:
+            inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
+            inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HEADLESS), os.environ.get("PYTHONPATH")]))
+            await super().start_kernel(**options, env=inherited | environment, stdout=log, stderr=log)
+            kernel.started(self.provisioner.process)
+
+        async def _async_wait(self, pollinterval: float = 0.1) -> None:  # noqa: ARG002
+            # An ended kernel is noticed ten times sooner: a short run consists of little else.
+            await super()._async_wait(pollinterval=0.01)
+
+    return Manager
+
+
+class _Client(AsyncKernelClient):
+    """Is ready as soon as the kernel answers and is heard; the stock one first listens in vain for 0.2 s."""
+
+    def __init__(self, **traits: object) -> None:
+        super().__init__(**traits)
+        self.context.setsockopt(zmq.RECONNECT_IVL, 10)  # tries in vain until the kernel has made its sockets
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        give_up = time.monotonic() + (timeout or float("inf"))
+        while not await self._answers():
+            if not await self.is_alive():
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"Kernel didn't respond in {timeout:g} seconds")
+
+    async def _answers(self) -> bool:
+        question = self.kernel_info()
+        try:
+            while (await self.shell_channel.get_msg(timeout=1))["parent_header"].get("msg_id") != question:
+                pass
+            await self.iopub_channel.get_msg(timeout=0.2)  # anything shows that this channel is connected, too
+        except Empty:
+            return False
+        return True
+
+
+class _NotebookClient(PapermillNotebookClient):
+    """Notices at once that its kernel has died, where the stock one looks once a second."""
+
+    async def _async_poll_kernel_alive(self) -> None:
+        with contextlib.suppress(DeadKernelError):
+            while True:
+                await asyncio.sleep(0.05)
+                await self._async_check_alive()
+        self.task_poll_for_reply.cancel()
+
+
+papermill.engines.PapermillNotebookClient = _NotebookClient  # which papermill's engine takes by this name

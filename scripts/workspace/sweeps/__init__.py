@@ -1,0 +1,1 @@
+"""Many runs: what to try, where, how they rank, and the report."""

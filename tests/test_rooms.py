@@ -1,0 +1,52 @@
+"""Which room of the code may import which: a room knows those before it in this list, and none after it."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labs import REPOSITORY
+
+ROOMS = ["base", "lab", "host", "runs", "sweeps", "bench"]
+SCRIPTS = REPOSITORY / "scripts"
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Every module that the file imports, inside functions, too; of ours down to the room: `workspace.base`."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports by their full names"
+            names = [f"{node.module}.{name.name}" if node.module == "workspace" else node.module for name in node.names]
+        for name in names:
+            yield ".".join(name.split(".")[:2]) if name.startswith("workspace") else name.split(".")[0]
+
+
+def wrong(folder: Path, allowed: set[str]) -> list[tuple[str, str]]:
+    files = sorted(folder.rglob("*.py"))
+    assert files
+    ours = {f"workspace.{room}" for room in ROOMS} | {"workspace", "lesson"}
+    return [(file.name, name) for file in files for name in imported(file) if name in ours and name not in allowed]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_the_rooms_before_it_alone(room: str) -> None:
+    before = {f"workspace.{name}" for name in ROOMS[: ROOMS.index(room) + 1]}
+    assert wrong(SCRIPTS / "workspace" / room, before | ({"lesson"} if room != "base" else set())) == []
+
+
+def test_the_lessons_package_imports_nothing_of_the_workspace() -> None:
+    assert wrong(SCRIPTS / "lesson", {"lesson"}) == []
+
+
+def test_base_needs_nothing_but_python() -> None:
+    names = {name for file in (SCRIPTS / "workspace/base").glob("*.py") for name in imported(file)}
+    assert {name for name in names if not name.startswith("workspace")} <= sys.stdlib_module_names
+
+
+def test_an_import_of_a_later_room_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("def f():\n    from workspace import sweeps\n")
+    assert wrong(tmp_path, {"workspace.base"}) == [("module.py", "workspace.sweeps")]

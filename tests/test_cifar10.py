@@ -489,7 +489,8 @@ def test_download_killed_at_half_goes_on_from_there(sample: Sample, server: Misb
 
 def test_unpacking_killed_at_half_is_done_again_without_the_network(sample: Sample, tmp_path: Path) -> None:
     code = """
-import os, signal, cifar10
+import os, signal
+from lesson import cifar10
 save = cifar10._save
 def killed(path, arrays):
     if path.name == "test_images.npy":
@@ -580,7 +581,7 @@ def test_read_only_folder_without_images_is_named(sample: Sample, small_disk: Ca
 def test_folder_of_another_user_is_named(sample: Sample, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     # Root may write everywhere. The folder is given as "." because another user may not even come to it.
-    code = LOAD.replace("cifar10\n", "cifar10, os\nos.getuid() or os.setuid(1000)\n", 1)
+    code = LOAD.replace("folder,", "import os; os.getuid() or os.setuid(1000)\nfolder,", 1)
     process = sample.process(Path(), code=code, cwd=tmp_path)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -177,7 +177,7 @@ def test_terminal_shows_speed_and_time_left(sample: Sample, folder: Path) -> Non
         os.close(terminal)
         shown = _everything(controller)
     assert process.wait(10) == 0
-    assert "CIFAR-10 from 127.0.0.1:  " in shown
+    assert "cifar-10-python.tar.gz from 127.0.0.1:  " in shown
     assert "kB/s]" in shown
     assert "<00:" in shown
 
@@ -257,7 +257,7 @@ def test_ca_bundle_of_the_host_reaches_the_loader_in_the_container(
 ) -> None:
     bundle = tmp_path / "authority.pem"
     bundle.write_text("a certificate")
-    code = "from lesson import cifar10; print(cifar10._ca_bundle())"
+    code = "from lesson import download; print(download.ca_bundle())"
     run = ["docker", "compose", "run", "--rm", "-T", "workspace", "python", "-c", code]
     done = container.command(*run, WORKSPACE_CA_BUNDLE=str(bundle) if named else "")
     assert done.stdout.split()[-1:] == [used], done.stderr

@@ -18,7 +18,7 @@ from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, notebook
 from workspace.base.cli import UserError
 from workspace.runs import folders, notebook_parameters
-from workspace.sweeps import axes, cluster, report
+from workspace.sweeps import axes, cluster, ranking
 
 
 def read_axes(tmp_path: Path, *given: str, file: dict | None = None) -> dict[str, tuple]:
@@ -98,12 +98,12 @@ def test_a_runs_name_is_never_a_path(value: str) -> None:
 
 
 def test_a_number_that_is_none_ranks_last_and_failures_after_it() -> None:
-    def row(name: str, value: float | None, status: str = folders.COMPLETED) -> report.Row:
-        return report.Row(name, "", status, value, {}, 1.0, None, {})
+    def row(name: str, value: float | None, status: str = folders.COMPLETED) -> ranking.Row:
+        return ranking.Row(name, "", status, value, {}, 1.0, None, {})
 
     mixed = [row("d", None, folders.FAILED), row("b", math.nan), row("a", 0.1), row("c", None), row("e", 0.9)]
-    assert [row.name for row in report.ranked(mixed, "max")] == ["e", "a", "b", "c", "d"]
-    assert [row.name for row in report.ranked(mixed, "min")] == ["a", "e", "b", "c", "d"]
+    assert [row.name for row in ranking.ranked(mixed, "max")] == ["e", "a", "b", "c", "d"]
+    assert [row.name for row in ranking.ranked(mixed, "min")] == ["a", "e", "b", "c", "d"]
 
 
 SOMETIMES = """\

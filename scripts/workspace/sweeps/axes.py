@@ -45,14 +45,14 @@ class Axis:
 
 
 def read(
-    notebook: Path, known: Mapping[str, Parameter], given: Iterable[str], file: Mapping[str, object]
+    notebook: Path, known: Mapping[str, Parameter], assignments: Iterable[str], file: Mapping[str, object]
 ) -> list[Axis]:
     """The axes of `NAME=V1,V2`, `NAME=a:b:n`, `NAME=log:a:b:n` on the command line and of a YAML file's lines.
 
     Without n a range is for drawing from. Raises UserError for the first that makes no sense.
     """
     pairs: list[tuple[str, object]] = []
-    for text in given:
+    for text in assignments:
         name, equals, values = text.partition("=")
         if not equals:
             raise UserError(f"{text!r}: write NAME=V1,V2,... or NAME=LOW:HIGH:N", cli.BAD_INPUT)
@@ -111,13 +111,15 @@ def run_name(values: Mapping[str, Any], varied: Iterable[str]) -> str:
     return f"{safe}_{identity(values)}" if safe else identity(values)
 
 
-def _axis(notebook: Path, known: Mapping[str, Parameter], name: str, given: object) -> Axis:
+def _axis(notebook: Path, known: Mapping[str, Parameter], name: str, written: object) -> Axis:
     parameter = known.get(name)
     if parameter is None or name == notebook_parameters.OUTPUT_FOLDER:
-        notebook_parameters.typed(notebook, known, [(name, given)])  # refuses it, and says why
+        notebook_parameters.typed(notebook, known, [(name, written)])  # refuses it, and says why
         raise AssertionError(name)
     is_number = notebook_parameters.type_of(parameter)[0] in {"int", "float"}
-    texts = list(given) if isinstance(given, list) else given.split(",") if isinstance(given, str) else [given]
+    texts = (
+        list(written) if isinstance(written, list) else written.split(",") if isinstance(written, str) else [written]
+    )
     values: list[Any] = []
     for text in texts:
         if is_number and isinstance(text, str) and ":" in text:
@@ -128,7 +130,7 @@ def _axis(notebook: Path, known: Mapping[str, Parameter], name: str, given: obje
                 return Axis(name, range=spread)
             values += [spread.at(index / (count - 1)) if count > 1 else spread.at(0) for index in range(count)]
         elif isinstance(text, str) and not text.strip():
-            raise UserError(f"{name}: a value is missing in {given!r}", cli.BAD_INPUT)
+            raise UserError(f"{name}: a value is missing in {written!r}", cli.BAD_INPUT)
         else:
             values.append(notebook_parameters.value_of(parameter, text.strip() if isinstance(text, str) else text))
     if not values:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jupyter_server.auth.identity import IdentityProvider, User
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-from workspace.base import places
-from workspace.lab import access, contents, server
+from workspace.base import places, settings
+from workspace.lab import access, server
 
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
@@ -66,7 +66,7 @@ c.IdentityProvider.token = TOKEN
 # Derived from the token, so that rotating the token ends every session, and a restart ends none.
 c.ServerApp.cookie_secret = hashlib.sha256(b"login cookie:" + TOKEN.encode()).digest()
 c.IdentityProvider.cookie_options = {"SameSite": "Lax"}
-if places.setting("WORKSPACE_TLS"):  # behind docker/tls.yml, where nobody but Caddy reaches the port
+if settings.get("WORKSPACE_TLS"):  # behind docker/tls.yml, where nobody but Caddy reaches the port
     c.ServerApp.trust_xheaders = True
     c.IdentityProvider.secure_cookie = True
 c.ServerApp.allow_unauthenticated_access = False
@@ -74,7 +74,7 @@ server.DiscreetFormatter.token = TOKEN
 c.Application.logging_config = {"formatters": {"console": {"class": "workspace.lab.server.DiscreetFormatter"}}}
 c.ServerApp.allow_remote_access = True
 c.ServerApp.allow_origin = ""
-c.ServerApp.terminals_enabled = places.setting("WORKSPACE_TERMINALS") != "0"
+c.ServerApp.terminals_enabled = settings.get("WORKSPACE_TERMINALS") != "0"
 c.ServerApp.allow_root = not places.IN_IMAGE  # natively root may be all a machine has
 
 # What they see.
@@ -86,8 +86,7 @@ c.LabApp.extension_manager = "readonly"
 c.LabApp.app_settings_dir = str(Path(__file__).resolve().parent / "lab-settings")
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
-c.ServerApp.contents_manager_class = contents.AtomicContents
-contents.protect_layouts_and_settings()
+c.ServerApp.contents_manager_class = server.AtomicContents
 c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
 c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing

@@ -80,3 +80,14 @@ def test_token_file_that_is_a_folder_is_refused(folders: Path) -> None:
     (folders / "secrets/token").mkdir()
     with pytest.raises(UserError, match="directory"):
         access.resolve()
+
+
+def test_null_device_in_place_of_the_secrets_folder_gives_no_token_and_a_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORKSPACE_SECRETS", "/dev/null")
+    assert access.resolve() == (tmp_path / "state/token").read_text()
+    (tmp_path / "file").write_text(GOOD)
+    monkeypatch.setenv("WORKSPACE_SECRETS", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="Not a directory"):
+        access.resolve()

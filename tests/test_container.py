@@ -176,7 +176,13 @@ def test_clone_made_with_a_strict_umask_starts(fresh: Container) -> None:
     secrets = fresh.checkout / "docker/secrets"
     secrets.chmod(0o700)
     fresh.start()
-    assert secrets.stat().st_mode & 0o777 == 0o755
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    fresh.command("scripts/stop")
+    (secrets / "token").write_text("0123456789abcdef" * 3)
+    try:
+        assert "cannot be read by uid 1000" in fresh.command("scripts/start").stderr
+    finally:
+        (secrets / "token").unlink()
 
 
 def test_proxy_of_the_machine_is_not_asked_for_the_lab_itself(fresh: Container) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from labs import Lab, command, free_port
-from workspace.host import engine, start
+from workspace.host import causes, start
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from workspace.host import engine, start
     ],
 )
 def test_what_docker_says_becomes_a_cause_and_a_next_step(said: str, told: str) -> None:
-    assert told in engine.explain(said, 8888)
+    assert told in causes.explain(said, 8888)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def fake_docker(folder: Path, script: str) -> dict[str, str]:
 
 
 def test_missing_compose_is_named_with_its_packages(checkout: Path, tmp_path: Path) -> None:
-    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, '[ "$1" = info ]'))
+    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, '[ "$1" = version ]'))
     assert refused.returncode == 1
     assert "Docker Compose is missing" in refused.stderr
     assert "docker-compose-v2" in refused.stderr

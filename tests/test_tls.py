@@ -16,7 +16,7 @@ import pytest
 import requests
 import websocket
 from labs import Container, free_port, wait_until
-from workspace.host import engine, start
+from workspace.host import causes, start
 
 HOST = "workspace.localhost"  # resolved by no name server, and everywhere this machine
 CADDY = "workspace-test-caddy"
@@ -219,8 +219,8 @@ def test_real_name_is_certified_by_the_world_and_a_bare_one_by_caddy(host: str, 
 
 def test_taken_port_is_named_with_what_chooses_another() -> None:
     taken = "Bind for 0.0.0.0:{} failed: port is already allocated"
-    assert "scripts/start --port 444" in engine.explain(taken.format(443), 443)
-    assert "port 80 is taken by another program; choose another: WORKSPACE_HTTP_PORT" in engine.explain(
+    assert "scripts/start --port 444" in causes.explain(taken.format(443), 443)
+    assert "port 80 is taken by another program; choose another: WORKSPACE_HTTP_PORT" in causes.explain(
         taken.format(80), 443
     )
 

@@ -1,11 +1,11 @@
-"""Where things are, and what the user set: the same names in the container, where the image sets them, and natively."""
+"""Where things are: in the container, where the image says it, and natively."""
 
-import functools
 import hashlib
 import os
-import re
 import shutil
 from pathlib import Path
+
+from workspace.base import settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 """The checkout; in the image /opt/workspace, which mirrors it."""
@@ -21,7 +21,7 @@ KERNELS = REPOSITORY / "docker"
 """What Jupyter is told (JUPYTER_PATH) so that kernels run in an environment of the user's own."""
 
 NATIVE = REPOSITORY / ".workspace"
-"""What the workspace keeps on a machine without Docker, beside the work itself."""
+"""What the commands keep on this machine, beside the work itself."""
 
 
 def command(name: str) -> str:
@@ -37,31 +37,14 @@ def image_stamp() -> str | None:
     return stamp.read_text().strip() if stamp.exists() else None
 
 
-def given(name: str) -> str | None:
-    """What the user set: in the environment, else in `.env`, which Compose reads by the same rule; None if nowhere."""
-    return os.environ.get(name, _dotenv().get(name))
-
-
-def setting(name: str) -> str | None:
-    """The same where to be empty is as good as not to be set."""
-    return given(name) or None
-
-
-@functools.cache
-def _dotenv() -> dict[str, str]:
-    file = REPOSITORY / ".env"
-    lines = file.read_text().splitlines() if file.exists() else []
-    found = (re.match(r"\s*(\w+)=(?:\"(.*)\"|'(.*)'|(.*?))(?:\s+#.*)?$", line) for line in lines)
-    return {match[1]: (match[2] or match[3] or match[4] or "").strip() for match in found if match}
-
-
 def _place(variable: str, default: str | Path) -> Path:
-    return Path(setting(variable) or default).expanduser().absolute()
+    # From the checkout, wherever the command is called: as Compose does.
+    return REPOSITORY / Path(settings.get(variable) or default).expanduser()
 
 
 def work() -> Path:
     """The server's root: the user's notebooks, runs and settings."""
-    return _place("WORKSPACE_WORK", setting("WORKSPACE_DIR") or REPOSITORY / "work")
+    return _place("WORKSPACE_WORK", settings.get("WORKSPACE_DIR") or REPOSITORY / "work")
 
 
 def data() -> Path:

@@ -29,7 +29,11 @@ class StatusLine:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Clear the moving line."""
+        """Nothing is left of the moving line."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the moving line away, to make room for one that stays."""
         if self._moves:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.host import engine, native
+from workspace.host import locate
 from workspace.lab import archive
 
 
-def backup(file: Path, *, natively: bool = False) -> None:
-    """Write the workspace to `file`, read it back, and say how large it is.
+def backup(file: Path, *, natively: bool = False) -> str:
+    """Write the workspace to `file`, read it back, and return a line that says how large it is.
 
-    Raises UserError where that fails, and then there is no file; or where something had to be left out, which it names.
+    Raises UserError where that fails; then there is no file.
     """
     if file.exists():
         raise UserError(f"{file} is there already; name another", cli.BAD_INPUT)
@@ -22,24 +22,21 @@ def backup(file: Path, *, natively: bool = False) -> None:
     try:
         # What notebooks print may be private.
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            if _is_native(natively):
-                archive.write(stream)
+            if workspace := locate.in_docker(natively=natively):
+                print(workspace.archive("write", stdout=stream), end="", file=sys.stderr)
             else:
-                engine.Workspace().archive("write", output=stream.fileno())
+                archive.write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         with part.open("rb") as stream:
-            held = archive.verify(stream)
+            count = archive.verify(stream)
         part.replace(file)
     except OSError as error:
         raise UserError(f"{error.filename or file}: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-    cli.say(f"{file}: {len(held.files):,} files, {file.stat().st_size / 1e6:.1f} MB, every byte verified.")
-    if held.left_out:
-        names = ", ".join(f"{name} ({why})" for name, why in sorted(held.left_out.items()))
-        raise UserError(f"{file} has everything but what had to be left out: {names}")
+    return f"{file}: {count:,} files, {file.stat().st_size / 1e6:.1f} MB, every byte verified."
 
 
 def restore(file: Path, *, natively: bool = False) -> None:
@@ -48,16 +45,11 @@ def restore(file: Path, *, natively: bool = False) -> None:
         with file.open("rb") as stream:
             archive.verify(stream)
             stream.seek(0)
-            if _is_native(natively):
+            if workspace := locate.in_docker(natively=natively, may_be_new=True):
+                print(workspace.archive("restore", stdin=stream, stdout=sys.stdout), end="", file=sys.stderr)
+            else:
                 for folder in (places.work(), places.state()):
                     folder.mkdir(parents=True, exist_ok=True)
                 archive.tell(*archive.restore(stream))
-            else:
-                engine.Workspace().archive("restore", given=stream.fileno(), output=sys.stdout.fileno())
     except OSError as error:
         raise UserError(f"{error.filename or file}: {error.strerror}", cli.BAD_INPUT) from error
-
-
-def _is_native(asked: bool) -> bool:
-    """Whether the workspace that scripts/start starts here is in folders of this machine."""
-    return asked or native.running() is not None or not engine.find()

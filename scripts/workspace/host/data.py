@@ -1,13 +1,13 @@
 """Look after CIFAR-10 in the data folder of the workspace, which may be a folder of this machine or Docker's volume."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.host import engine, native, venv
+from workspace.host import compose, locate, venv
+from workspace.host.compose import Workspace
 
 STANDARD_INPUT = "-"
 
@@ -16,8 +16,9 @@ def main(command: str, file: str | None = None, *, natively: bool = False) -> in
     """Do `command`, in the container where the images of the container are meant; the exit code."""
     if file and file != STANDARD_INPUT and not Path(file).is_file():
         raise UserError(f"there is no file {file}", cli.BAD_INPUT)
-    if not natively and _in_docker():
-        return _in_container(command, file)
+    workspace = locate.in_docker(natively=natively, may_be_new=command in ("fetch", "import"))
+    if workspace:
+        return _in_container(workspace, command, file)
     venv.enter()
     from workspace.lab import dataset
 
@@ -28,28 +29,15 @@ def main(command: str, file: str | None = None, *, natively: bool = False) -> in
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
 
 
-def _in_docker() -> bool:
-    """Whether the workspace that scripts/start starts here keeps its images in Docker's volume."""
-    return not places.IN_IMAGE and not native.running() and engine.find()
-
-
-def _in_container(command: str, file: str | None) -> int:
+def _in_container(workspace: Workspace, command: str, file: str | None) -> int:
     """Run this command in the running workspace, else in a container made for it alone, on the same volume."""
-    cli.say("In the workspace's Docker volume (--native: in this machine's own folder):")
-    workspace = engine.Workspace()
-    image = ["docker", "image", "inspect", workspace.image()]
-    if workspace.running():
-        # What is set here for this command, on top of what the workspace was started with.
-        mirrors = ["--env", "CIFAR10_MIRRORS"] if os.environ.get("CIFAR10_MIRRORS") else []
-        how = ["exec", *mirrors]
-    else:
-        if subprocess.run(image, capture_output=True, check=False).returncode:
-            workspace.build()
-        how = ["run", "--rm"]
+    cli.say(f"In the Docker volume of the workspace {workspace.project} (--native: in this machine's own folder):")
+    workspace.build_unless_there()
     terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() and not file else ["-T"]
-    inside = ["data", command, *([STANDARD_INPUT] if file else [])]
-    compose = ["docker", "compose", "--progress", "quiet", *how, *terminal, engine.SERVICE, *inside]
+    inside = [*terminal, compose.SERVICE, "data", command, *([STANDARD_INPUT] if file else [])]
+    # What is set here for this command, on top of what the workspace was started with.
+    variables = ["CIFAR10_MIRRORS"] if os.environ.get("CIFAR10_MIRRORS") else []
     if file and file != STANDARD_INPUT:
         with Path(file).open("rb") as archive:
-            return subprocess.run(compose, cwd=places.REPOSITORY, stdin=archive, check=False).returncode
-    return subprocess.run(compose, cwd=places.REPOSITORY, check=False).returncode
+            return workspace.run(*inside, variables=variables, stdin=archive).returncode
+    return workspace.run(*inside, variables=variables).returncode

@@ -7,17 +7,18 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 
 from workspace.base import places
 from workspace.base.cli import UserError
+from workspace.base.waiting import wait_until
 from workspace.host import venv
 from workspace.lab import access, commands, serve
 
 _ANSWERS_WITHIN_S = 120
+_ENDS_WITHIN_S = 45
 _LOG = places.NATIVE / "server.log"
 _RECORD = places.NATIVE / "server.json"
 _COMMANDS = places.NATIVE / "commands"
@@ -85,15 +86,12 @@ def start(bind: str, port: int, public_host: str) -> Server:
 
 
 def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
-    give_up = time.monotonic() + _ANSWERS_WITHIN_S
-    while not server.answers():
-        if process.poll() is not None:
-            raise UserError(
-                f"the workspace did not start: {serve.last_words(_LOG.read_text())} (everything it said: {_LOG})"
-            )
-        if time.monotonic() > give_up:
-            raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: {_LOG}")
-        time.sleep(0.2)
+    if not wait_until(lambda: process.poll() is not None or server.answers(), _ANSWERS_WITHIN_S):
+        raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: {_LOG}")
+    if process.poll() is not None:
+        raise UserError(
+            f"the workspace did not start: {serve.last_words(_LOG.read_text())} (everything it said: {_LOG})"
+        )
 
 
 def environment() -> dict[str, str]:
@@ -111,11 +109,8 @@ def environment() -> dict[str, str]:
 def stop(server: Server) -> None:
     """End the server and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
     os.kill(server.pid, signal.SIGTERM)
-    give_up = time.monotonic() + 45
-    while _alive(server.pid):
-        if time.monotonic() > give_up:
-            raise UserError(f"process {server.pid} does not end; `kill -9 {server.pid}` ends it at once")
-        time.sleep(0.1)
+    if not wait_until(lambda: not _alive(server.pid), _ENDS_WITHIN_S):
+        raise UserError(f"process {server.pid} does not end; `kill -9 {server.pid}` ends it at once")
     _RECORD.unlink(missing_ok=True)
     shutil.rmtree(places.runtime(), ignore_errors=True)
 

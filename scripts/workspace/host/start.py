@@ -5,9 +5,10 @@ import re
 import socket
 from dataclasses import dataclass
 
-from workspace.base import cli, places
+from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
-from workspace.host import engine, native
+from workspace.host import compose, engine, locate, native
+from workspace.host.compose import Workspace
 from workspace.lab import access, seed
 
 DEFAULT_PORT = 8888
@@ -35,9 +36,9 @@ class Options:
             "WORKSPACE_PUBLIC_HOST": self.public_host,
         }
         if self.tls:
-            host = self.public_host or places.setting("WORKSPACE_PUBLIC_HOST") or own_name(self.bind or EVERYWHERE)
+            host = self.public_host or settings.get("WORKSPACE_PUBLIC_HOST") or own_name(self.bind or EVERYWHERE)
             given["WORKSPACE_PUBLIC_HOST"] = host  # the certificate's name and the link's
-            given["WORKSPACE_TLS_ISSUER"] = places.setting("WORKSPACE_TLS_ISSUER") or issuer(host)
+            given["WORKSPACE_TLS_ISSUER"] = settings.get("WORKSPACE_TLS_ISSUER") or issuer(host)
         return {name: value for name, value in given.items() if value}
 
 
@@ -48,19 +49,39 @@ def start(options: Options, *, natively: bool = False, reset_lesson: bool = Fals
         _require_same(options, port=server.port, gpu=options.gpu, bind=server.bind)
         cli.say("The workspace is running already, natively.")
         return _finish_native(server, reset_lesson=reset_lesson)
-    if not natively and not engine.find():
+    if natively or not _is_engine_usable():
+        return _start_natively(options, reset_lesson=reset_lesson)
+    return _start_in_docker(options, reset_lesson=reset_lesson)
+
+
+def _is_engine_usable() -> bool:
+    try:
+        engine.require()
+    except engine.UnreachableError as error:
+        if locate.was_in_docker():
+            raise UserError(
+                f"the workspace was started in Docker, and {error}; with --native another is started, in folders of "
+                "this machine"
+            ) from error
         cli.say("No Docker engine answers on this machine; serving the same lab natively, from .venv.")
-        natively = True
-    if natively and options.tls:
+        return False
+    return True
+
+
+def _start_natively(options: Options, *, reset_lesson: bool) -> str:
+    if options.tls:
         raise UserError("TLS needs Docker, where Caddy does it; without: an SSH tunnel", cli.BAD_INPUT)
-    if natively:
-        bind = options.bind or places.setting("WORKSPACE_BIND") or EVERYWHERE
-        port = options.port or _port("WORKSPACE_PORT", places.setting("WORKSPACE_PORT") or str(DEFAULT_PORT))
-        host = options.public_host or places.setting("WORKSPACE_PUBLIC_HOST") or own_name(bind)
-        server = native.start(bind, port, host)
-        _warn_if_public(bind)
-        return _finish_native(server, reset_lesson=reset_lesson)
-    workspace = engine.Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
+    bind = options.bind or settings.get("WORKSPACE_BIND") or EVERYWHERE
+    port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(DEFAULT_PORT))
+    host = options.public_host or settings.get("WORKSPACE_PUBLIC_HOST") or own_name(bind)
+    server = native.start(bind, port, host)
+    locate.remember(locate.NATIVE)
+    _warn_if_public(bind)
+    return _finish_native(server, reset_lesson=reset_lesson)
+
+
+def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
+    workspace = Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
     if container := workspace.running():
         published = workspace.published()
         _require_same(
@@ -68,19 +89,20 @@ def start(options: Options, *, natively: bool = False, reset_lesson: bool = Fals
             port=published["PublishedPort"],
             gpu=container["Image"].endswith(":cuda"),
             bind=published["URL"],
-            tls=published["Service"] == engine.TLS,
+            tls=published["Service"] == compose.TLS,
         )
         cli.say("The workspace is running already.")
     else:
         if options.gpu:
-            workspace.require_gpu()
+            engine.require_gpu()
         workspace.build()
         workspace.up()
         if not options.tls:
             _warn_if_public(workspace.bind())
+    locate.remember(locate.DOCKER)
     if reset_lesson:
         _tell_put_back(workspace.reset_lesson())
-    return workspace.link(own_name(workspace.bind()))
+    return _link(workspace)
 
 
 def link(default_host: str | None = None) -> str:
@@ -89,37 +111,37 @@ def link(default_host: str | None = None) -> str:
     Raises UserError if none runs.
     """
     if places.IN_IMAGE:
-        host = places.setting("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
-        port, tls = int(places.setting("WORKSPACE_PORT") or DEFAULT_PORT), bool(places.setting("WORKSPACE_TLS"))
+        host = settings.get("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
+        port, tls = int(settings.get("WORKSPACE_PORT") or DEFAULT_PORT), bool(settings.get("WORKSPACE_TLS"))
         return access.link(host, port, access.in_use().read_text(), tls=tls)
-    if server := native.running():
-        return server.link()
-    if engine.find() and (workspace := engine.Workspace()).running():
-        return workspace.link(default_host or own_name(workspace.bind()))
-    raise UserError("no workspace is running; scripts/start starts it")
+    return _link(locate.running(), default_host)
 
 
 def rotate_token() -> str:
     """Change the token of the running workspace and return its new link. Raises UserError where that cannot be done."""
-    if server := native.running():
+    workspace = locate.running()
+    if isinstance(workspace, native.Server):
         access.rotate()
-        native.stop(server)
-        return native.start(server.bind, server.port, server.public_host).link()
-    if engine.find() and (workspace := engine.Workspace()).running():
-        workspace.rotate_token()
-        return workspace.link(own_name(workspace.published()["URL"]))
-    raise UserError("no workspace is running; scripts/start starts it")
+        native.stop(workspace)
+        return native.start(workspace.bind, workspace.port, workspace.public_host).link()
+    workspace.rotate_token()
+    return _link(workspace)
 
 
 def stop() -> list[str]:
     """Stop what runs and return what is kept, a line each. Raises UserError if none runs."""
-    if server := native.running():
-        native.stop(server)
+    workspace = locate.running()
+    if isinstance(workspace, native.Server):
+        native.stop(workspace)
         return native.kept()
-    if engine.find() and (workspace := engine.Workspace()).running():
-        workspace.down()
-        return workspace.kept()
-    raise UserError("no workspace is running")
+    workspace.down()
+    return workspace.kept()
+
+
+def _link(workspace: native.Server | Workspace, default_host: str | None = None) -> str:
+    if isinstance(workspace, native.Server):
+        return workspace.link()
+    return workspace.link(default_host or own_name(workspace.published()["URL"]))
 
 
 def issuer(host: str) -> str:

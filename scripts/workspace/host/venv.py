@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workspace.base import cli, network, places
+from workspace.base import cli, network, places, settings
 from workspace.base.cli import UserError
 from workspace.base.places import IN_IMAGE, REPOSITORY
 
@@ -88,7 +88,7 @@ def uv() -> Path:
 
 def _torch_requirements() -> Path:
     """The CUDA wheels where there is an NVIDIA driver or somebody asked for them, the CPU wheels elsewhere."""
-    wheels = places.setting("WORKSPACE_WHEELS") or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
+    wheels = settings.get("WORKSPACE_WHEELS") or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
     file = _DOCKER / f"torch-{wheels}.txt"
     if not file.exists():
         raise UserError(f"WORKSPACE_WHEELS is {wheels!r}; use cpu or cuda", cli.BAD_INPUT)
@@ -96,7 +96,7 @@ def _torch_requirements() -> Path:
 
 
 def _install_torch(installer: Path, torch: Path) -> None:
-    index = places.setting("WORKSPACE_TORCH_INDEX")
+    index = settings.get("WORKSPACE_TORCH_INDEX")
     try:
         _install(installer, "--requirement", str(torch), *(["--default-index", index] if index else []))
     except UserError:

@@ -10,7 +10,7 @@ import re
 import secrets
 from pathlib import Path
 
-from workspace.base import cli, places
+from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 
@@ -50,8 +50,8 @@ def resolve() -> str:
             return check(given, str(file))
         if isinstance(file, str):
             raise UserError(f"the token file {file} does not exist", REFUSED)
-    if (given := places.given("JUPYTER_TOKEN")) is not None:
-        return check(given.strip(), "JUPYTER_TOKEN")
+    if settings.is_set("JUPYTER_TOKEN"):
+        return check((settings.get("JUPYTER_TOKEN") or "").strip(), "JUPYTER_TOKEN")
     kept = places.state() / "token"
     if (given := _read(kept)) is None:
         given = secrets.token_hex(_BITS // 8)
@@ -64,7 +64,7 @@ def rotate() -> None:
     named, given = os.environ.get("JUPYTER_TOKEN_FILE"), places.secrets() / "token"
     if named or os.path.lexists(given):
         replace(Path(named or given))
-    elif places.given("JUPYTER_TOKEN") is not None:
+    elif settings.is_set("JUPYTER_TOKEN"):
         raise UserError(
             "the token is given by the variable JUPYTER_TOKEN and changes with it: set another where it is set, in the "
             "environment or in .env, then scripts/stop and scripts/start"
@@ -101,6 +101,8 @@ def _read(file: Path) -> str | None:
     except UnicodeDecodeError as error:
         raise _refusal(str(file), "is not text") from error
     except OSError as error:
+        if file.parent.is_char_device():  # /dev/null in the folder's place: none is given
+            return None
         raise UserError(f"the token file {file} cannot be read: {error.strerror}", REFUSED) from error
 
 

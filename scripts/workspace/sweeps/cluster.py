@@ -23,6 +23,7 @@ from lesson import machine
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
+from workspace.base.waiting import wait_until
 from workspace.runs import execution, folders
 from workspace.runs.execution import Job
 
@@ -127,7 +128,7 @@ def work_off(
             room = len(slots) * (2 if ahead else 1) - len(under_way)
             if not cancel.is_set():
                 for job in itertools.islice(itertools.chain(_popped(again), jobs), max(0, room)):
-                    under_way[client.submit(make_here, job, slots, name, pure=False)] = job
+                    under_way[client.submit(attempt, job, slots, name, pure=False)] = job
             elif not told:
                 told = True
                 with contextlib.suppress(Exception):
@@ -144,7 +145,7 @@ def work_off(
         del _cancels[name]
 
 
-def make_here(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
+def attempt(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
     """Run `job` on this worker unless it is done already, and return how it ended."""
     if job.folder.exists():
         return folders.Run(job.folder).status
@@ -156,7 +157,7 @@ def make_here(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
     cancel = _cancels.get(sweep) or _RemoteCancel(sweep)
     if cancel.is_set():
         return folders.LOST
-    return execution.execute(replace(job, environment=environment), cancel).status
+    return execution.run(replace(job, environment=environment), cancel).status
 
 
 class _RemoteCancel(threading.Event):
@@ -194,11 +195,9 @@ def _popped(jobs: list[Job]) -> Iterator[Job]:
 
 
 def _require_running(client: Client) -> None:
-    give_up = time.monotonic() + 3
-    while client.status != "running":
-        if time.monotonic() > give_up or client.status == "closed":
-            raise LostError("the scheduler does not answer any more")
-        time.sleep(0.1)
+    wait_until(lambda: client.status in ("running", "closed"), 3)
+    if client.status != "running":
+        raise LostError("the scheduler does not answer any more")
 
 
 def _slots(client: Client) -> dict[str, tuple[int, int]]:

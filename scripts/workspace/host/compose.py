@@ -1,0 +1,260 @@
+"""The workspace in Docker: the compose project."""
+
+import functools
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from workspace.base import cli, places
+from workspace.base.cli import UserError
+from workspace.base.waiting import wait_until
+from workspace.host import build, causes, engine
+from workspace.lab import access, serve
+
+SERVICE = "workspace"
+TLS = "tls"
+
+_SECRETS = "/run/workspace-secrets"
+# Runs a module of this package in the container. -P: else a file of the work folder could stand in for it.
+_MODULE = ["-T", SERVICE, "python", "-P", "-m"]
+_HEALTHY_WITHIN_S = 180
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The compose project, with what a command line adds to its settings."""
+
+    gpu: bool = False
+    tls: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def project(self) -> str:
+        """Its name, by which the engine knows it: COMPOSE_PROJECT_NAME, else that of docker-compose.yml."""
+        return self._configuration["name"]
+
+    def image(self) -> str:
+        """The image this asks for."""
+        return self._service()["image"]
+
+    def port(self) -> int:
+        """The port on the host."""
+        return int(self._published()["published"])
+
+    def bind(self) -> str:
+        """The host's address that the port is opened on."""
+        return self._published()["host_ip"]
+
+    def exists(self) -> bool:
+        """Whether there is anything of it: containers or volumes."""
+        return bool(self._ps()) or self.project in engine.workspaces()
+
+    def running(self) -> dict[str, Any] | None:
+        """The running container as `docker compose ps` describes it, or None."""
+        containers = self._ps(SERVICE)
+        return containers[0] if containers and containers[0]["State"] == "running" else None
+
+    def published(self) -> dict[str, Any]:
+        """Where the running workspace is reached, as `docker compose ps` describes it: PublishedPort, URL, Service."""
+        found = [
+            published | {"Service": container["Service"]}
+            for container in self._ps()
+            for published in container["Publishers"] or ()
+            if container["Service"] in (SERVICE, TLS) and published["PublishedPort"]
+        ]
+        return max(found, key=lambda published: (published["Service"] == TLS, published["TargetPort"]))
+
+    def build(self) -> None:
+        """Build the image, or bring it up to date. Raises UserError with the cause."""
+        log = places.NATIVE / "build.log"
+        log.parent.mkdir(exist_ok=True)
+        if build.build(self._command("--progress=plain", "build", SERVICE), self._environment(), log):
+            return
+        cause = self._cause(log.read_text())
+        if engine.has_image(self.image()):
+            cli.say(f"The image could not be brought up to date ({cause}); starting the one that is there.")
+        else:
+            raise UserError(f"the image could not be built: {cause} (everything it said: {log})")
+
+    def build_unless_there(self) -> None:
+        """Build the image where there is none. Raises UserError with the cause."""
+        if not engine.has_image(self.image()):
+            self.build()
+
+    def up(self) -> None:
+        """Start the container and wait until it answers. Raises UserError with the cause; then nothing runs."""
+        started = self._compose("up", "--detach", "--no-build", SERVICE, *([TLS] if self.tls else []))
+        if started.returncode:
+            self._compose("down")
+            raise UserError(self._cause(started.stderr))
+        self._wait_until_healthy()
+
+    def rotate_token(self) -> None:
+        """Change the token of the running workspace and restart it. Raises UserError where that cannot be done."""
+        [container] = self._ps(SERVICE)
+        inspected = subprocess.run(
+            ["docker", "inspect", "--format", "{{json .Mounts}}", container["ID"]],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        sources = {mount["Destination"]: mount["Source"] for mount in json.loads(inspected.stdout)}
+        given = Path(sources[_SECRETS]) / "token"
+        if os.path.lexists(given):
+            access.replace(given)  # read-only in the container
+        else:
+            rotated = self._module("workspace.lab.access", "rotate")
+            if rotated.returncode:
+                raise UserError(serve.last_words(rotated.stderr))
+        restarted = self._compose("restart", SERVICE)
+        if restarted.returncode:
+            raise UserError(self._cause(restarted.stderr))
+        self._wait_until_healthy()
+
+    def link(self, default_host: str) -> str:
+        """The link, from the container's own `link`. Raises UserError if it cannot tell."""
+        told = self._compose("exec", "-T", SERVICE, "lab-link", "--default-host", default_host)
+        if told.returncode:
+            raise UserError(f"the running container does not tell its link: {told.stderr.strip()}")
+        return told.stdout.strip()
+
+    def reset_lesson(self) -> list[str]:
+        """Put the delivered lesson beside the user's; the names of the files written."""
+        done = self._module("workspace.lab.seed")
+        if done.returncode:
+            raise UserError(f"the lesson could not be put back: {serve.last_words(done.stderr)}")
+        return done.stdout.splitlines()
+
+    def run(self, *command: str, variables: list[str], **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+        """Run `command` where the volumes are: in the running container, else in one made for it alone.
+
+        `variables` of this machine's environment, named in docker-compose.yml, are what they are here; `options` are
+        those of subprocess.run.
+        """
+        passed = [argument for name in variables for argument in ("--env", name)]
+        how = ["exec", *passed] if self.running() else ["run", "--rm", "--no-deps"]
+        return subprocess.run(
+            self._command("--progress=quiet", *how, *command),
+            cwd=places.REPOSITORY,
+            env=self._environment(),
+            check=False,
+            **options,
+        )
+
+    def archive(self, action: str, stdin: IO[bytes] | int | None = None, stdout: IO[bytes] | int | None = None) -> str:
+        """Run workspace.lab.archive there and return what it told. Raises UserError where it fails."""
+        self.build_unless_there()
+        done = self.run(
+            *_MODULE,
+            "workspace.lab.archive",
+            action,
+            variables=[],
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            raise UserError(serve.last_words(done.stderr))
+        return done.stderr
+
+    def down(self) -> None:
+        """Stop and remove the container; volumes stay. A running cell is interrupted first."""
+        stopped = self._compose("down", "--remove-orphans")  # TLS's, where this does not know of it
+        if stopped.returncode:
+            raise UserError(self._cause(stopped.stderr))
+
+    def kept(self) -> list[str]:
+        """What a stop leaves in place, a line for each volume or folder."""
+        volumes = self._configuration["volumes"]
+        contents = {"/workspace": "notebooks and runs", "/data": "datasets", "/state": "the token"}
+        return [
+            f"{contents[mount['target']]}: "
+            + (f"volume {volumes[mount['source']]['name']}" if mount["type"] == "volume" else mount["source"])
+            for mount in self._service()["volumes"]
+            if mount["target"] in contents
+        ]
+
+    def _wait_until_healthy(self) -> None:
+        def outcome() -> str:
+            return "answers" if self._answers() else "ended" if self._ended() else ""
+
+        found = wait_until(outcome, _HEALTHY_WITHIN_S, every_s=0.3)
+        if not found:
+            raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: docker compose logs")
+        if found == "ended":
+            log = self._compose("logs", "--no-log-prefix", "--tail", "50").stdout
+            self._compose("down")
+            raise UserError(f"the workspace did not start: {serve.last_words(log)}")
+
+    def _answers(self) -> bool:
+        return self._compose("exec", "-T", SERVICE, "python", "/opt/workspace/docker/healthcheck.py").returncode == 0
+
+    def _ended(self) -> bool:
+        """Whether one of its containers has ended, or is started again and again."""
+        return bool({container["State"] for container in self._ps()} - {"created", "running"})
+
+    def _command(self, *arguments: str) -> list[str]:
+        overlays = ["docker-compose.gpu.yml"] * self.gpu + ["docker/tls.yml"] * self.tls
+        files = ["docker-compose.yml", *overlays] if overlays else []
+        return ["docker", "compose", "--ansi=never", *(f"--file={file}" for file in files), *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | _no_token_is_no_folder() | self.settings
+
+    def _module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of this package in the running container."""
+        return self._compose("exec", *_MODULE, name, *arguments)
+
+    def _published(self) -> dict[str, str]:
+        """The configured port that a browser connects to."""
+        return self._configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
+
+    def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._command(*arguments),
+            cwd=places.REPOSITORY,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @functools.cached_property
+    def _configuration(self) -> dict:
+        done = self._compose("config", "--format", "json")
+        if done.returncode:
+            raise UserError(f"the settings do not fit docker-compose.yml: {done.stderr.strip()}", cli.BAD_INPUT)
+        return json.loads(done.stdout)
+
+    def _service(self) -> dict:
+        return self._configuration["services"][SERVICE]
+
+    def _ps(self, service: str | None = None) -> list[dict[str, Any]]:
+        """The project's containers, or one service's; also of services in an overlay that this was not told about."""
+        listed = self._compose("ps", "--all", "--format", "json")
+        if listed.returncode:
+            raise UserError(self._cause(listed.stderr))
+        containers = [json.loads(line) for line in listed.stdout.splitlines()]
+        return [container for container in containers if service in (None, container["Service"])]
+
+    def _cause(self, said: str) -> str:
+        return causes.explain(said, self.port())
+
+
+def _no_token_is_no_folder() -> dict[str, str]:
+    """The setting that hands no folder to the container where no token is given.
+
+    After a clone under a strict umask its user could not enter the folder, and what cannot be read might be a token.
+    """
+    try:
+        (places.secrets() / "token").lstat()
+    except FileNotFoundError:
+        return {"WORKSPACE_SECRETS": os.devnull}
+    except OSError:  # one that this user cannot read, either
+        pass
+    return {}

@@ -1,0 +1,85 @@
+"""Which workspace a command means, and where it is. None is ever invented: one that is not there is an error."""
+
+from workspace.base import places
+from workspace.base.cli import UserError
+from workspace.base.files import replacing
+from workspace.host import engine, native
+from workspace.host.compose import Workspace
+
+DOCKER = "docker"
+NATIVE = "native"
+
+_LAST = places.NATIVE / "started-in"
+
+
+def running() -> native.Server | Workspace:
+    """The workspace that runs. Raises UserError where none does, or where that cannot be known."""
+    if server := native.running():
+        return server
+    try:
+        engine.require()
+    except engine.UnreachableError as error:
+        if _may_be_in_docker():
+            raise UserError(f"no workspace is running natively, and {error}") from error
+        raise UserError("no workspace is running; scripts/start starts it") from error
+    workspace = Workspace()
+    if workspace.running():
+        return workspace
+    raise UserError(f"no workspace is running natively, nor {_named(workspace)}; scripts/start starts it")
+
+
+def in_docker(*, natively: bool = False, may_be_new: bool = False) -> Workspace | None:
+    """The workspace in Docker, running or stopped, that a command means; None: the one in this machine's folders.
+
+    The native one is meant where `natively` says so, where it runs, or where it was started last. `may_be_new`: there
+    need not be one in Docker yet. Raises UserError where there is none, or where that cannot be known.
+    """
+    if natively or places.IN_IMAGE or native.running():
+        return None
+    try:
+        engine.require()
+    except engine.UnreachableError as error:
+        if _may_be_in_docker():
+            raise UserError(f"{error}; with --native, the workspace in this machine's folders is meant") from error
+        return None
+    workspace = Workspace()
+    if workspace.running():
+        return workspace
+    if _last() == NATIVE:
+        return None
+    if may_be_new or workspace.exists():
+        return workspace
+    raise UserError(
+        f"there is no {_named(workspace)}; scripts/start makes it, and with --native the workspace in this machine's "
+        "folders is meant"
+    )
+
+
+def remember(where: str) -> None:
+    """Remember where the workspace was started last."""
+    places.NATIVE.mkdir(exist_ok=True, mode=0o700)
+    with replacing(_LAST) as new:
+        new.write_text(where)
+
+
+def was_in_docker() -> bool:
+    """Whether the workspace was started in Docker last."""
+    return _last() == DOCKER
+
+
+def _last() -> str | None:
+    return _LAST.read_text() if _LAST.exists() else None
+
+
+def _may_be_in_docker() -> bool:
+    """Whether the workspace may be in an engine that cannot be reached."""
+    return _last() == DOCKER or (_last() is None and engine.is_installed())
+
+
+def _named(workspace: Workspace) -> str:
+    """The workspace, the engine and what else is there."""
+    others = [f"{name} ({state})" for name, state in engine.workspaces().items()]
+    return (
+        f"workspace {workspace.project} (COMPOSE_PROJECT_NAME) in the Docker engine, which has "
+        f"{', '.join(others) or 'none'}"
+    )

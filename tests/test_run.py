@@ -1,10 +1,12 @@
 """scripts/run: what it takes, what it refuses, and what a run leaves."""
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sysconfig
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
-from workspace.runs import execution, notebook_parameters
+from workspace.runs import execution, kernels, notebook_parameters
+from workspace.runs.notebook import Notebook
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def record(folder: Path) -> dict:
 
 
 def typed(file: Path, *given: tuple[str, object]) -> dict:
-    return notebook_parameters.typed(file, notebook_parameters.of_notebook(file), given)
+    return notebook_parameters.typed(Notebook.read(file), given)
 
 
 def kernels_in(folder: Path) -> list[str]:
@@ -122,6 +125,49 @@ def test_time_left_is_told_where_the_notebook_says_how_far_it_is(said: str, left
     assert str(progress).endswith(left or " · 0 s")
 
 
+def test_a_kernel_that_has_done_its_work_is_asked_to_end_not_interrupted(tmp_path: Path) -> None:
+    listens = "import signal; signal.signal(signal.SIGINT, lambda *_: open('interrupted', 'w'))"
+    done = command(tmp_path, "run", notebook(tmp_path / "listens.ipynb", listens), "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "interrupted").exists()
+    assert (tmp_path / "out/log.txt").read_text() == ""
+
+
+def test_a_run_goes_on_when_the_terminal_closes_under_nohup(tmp_path: Path) -> None:
+    waits = notebook(tmp_path / "waits.ipynb", "import os\nprint('at it')\nwhile not os.path.exists('go'): pass")
+    line = ["nohup", *arguments("run", waits, "-o", "out")]
+    run = subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    wait_until(lambda: "at it" in "".join(log.read_text() for log in tmp_path.glob(".out.*/log.txt")))
+    run.send_signal(signal.SIGHUP)
+    (tmp_path / "go").touch()
+    assert run.wait(60) == 0
+    assert record(tmp_path / "out")["status"] == "completed"
+
+
+def test_what_runs_is_the_notebook_as_it_was_read(tmp_path: Path) -> None:
+    read = Notebook.read(notebook(tmp_path / "edited.ipynb", "print('first')"))
+    notebook(tmp_path / "edited.ipynb", "print('second')")
+    made = execution.execute(execution.Job(read, tmp_path / "out"), threading.Event())
+    assert (made.status, (made.folder / "log.txt").read_text()) == ("completed", "first\n")
+
+
+def test_outputs_that_are_cleared_make_no_other_notebook(tmp_path: Path, good: Path) -> None:
+    command(tmp_path, "run", notebook(tmp_path / "same.ipynb", "print(1)", parameters=None), "-o", "out")
+    executed, plain = Notebook.read(tmp_path / "out/same.ipynb"), Notebook.read(tmp_path / "same.ipynb")
+    assert executed.text != plain.text
+    assert executed.digest == plain.digest == record(tmp_path / "out")["notebook_digest"]
+    assert Notebook.read(good).digest != plain.digest
+
+
+@pytest.mark.parametrize("ours", [kernels.NotebookClient])
+def test_a_private_method_that_is_replaced_is_still_called_by_its_library(ours: type) -> None:
+    theirs = "".join(inspect.getsource(base) for base in ours.__mro__[1:] if base is not object)
+    replaced = [name for name, what in vars(ours).items() if name.startswith("_") and inspect.isfunction(what)]
+    assert replaced
+    for name in replaced:
+        assert f"self.{name}(" in theirs, f"{name} has no effect any more"
+
+
 def test_a_killed_run_leaves_no_result_and_no_kernel_and_its_place_can_be_taken(tmp_path: Path, good: Path) -> None:
     endless = notebook(tmp_path / "endless.ipynb", "print('at it')\nwhile True: pass")
     run = subprocess.Popen(arguments("run", endless, "-o", "out"), cwd=tmp_path, env=environment(tmp_path))
@@ -199,13 +245,14 @@ def test_what_is_no_notebook_is_refused(tmp_path: Path, content: str | None, com
     if content is not None:
         file.write_text(content)
     with pytest.raises(UserError, match=complaint) as refused:
-        notebook_parameters.of_notebook(file)
+        Notebook.read(file)
     assert refused.value.exit_code == 2
 
 
 def test_a_parameters_cell_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    bad = Notebook.read(notebook(tmp_path / "a.ipynb", parameters="%matplotlib inline\nx: int = 1"))
     with pytest.raises(UserError, match=r"parameters cell .* cannot be read"):
-        notebook_parameters.of_notebook(notebook(tmp_path / "a.ipynb", parameters="%matplotlib inline\nx: int = 1"))
+        _ = bad.parameters
 
 
 def test_parameters_for_a_notebook_without_any_are_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY, wait_until
 from small import command, notebook
+from workspace.runs import folders
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,35 @@ def test_a_run_that_does_not_exist_gets_the_nearest_name(work: Path) -> None:
     done = command(work, "runs", "show", "lnog")
     assert done.returncode == 2
     assert "did you mean long?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"schema": 3, "status": "completed"}', "newer workspace (schema 3; this one reads 2): update the workspace"),
+        ('{"status": 7}', "is damaged: status is 7"),
+        ('{"status": "comp', "is damaged"),
+        ("[]", "holds no record"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_listed_as_that_and_says_why(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "runs/odd").mkdir(parents=True)
+    (tmp_path / "runs/odd/run.json").write_text(content)
+    assert "odd  unreadable" in command(tmp_path, "runs", "list").stdout
+    assert said in command(tmp_path, "runs", "show", "odd").stdout
+
+
+def test_a_record_of_an_older_workspace_is_read(tmp_path: Path) -> None:
+    (tmp_path / "runs/old").mkdir(parents=True)
+    (tmp_path / "runs/old/run.json").write_text('{"status": "failed", "given": {"x": 2}, "seconds": 5, "of_old": 1}')
+    line = command(tmp_path, "runs", "list").stdout.splitlines()[-1]
+    assert line.split() == ["old", "failed", "5", "s", "x", "2"]
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    record = folders.Record(status="completed", given={"x": 1}, versions={"python": "3.12"}, seconds=1.5)
+    record.write(tmp_path / "run.json")
+    assert folders.Record.read(tmp_path / "run.json") == record
 
 
 def test_the_remains_of_a_killed_run_are_listed_as_lost(tmp_path: Path) -> None:

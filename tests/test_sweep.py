@@ -17,15 +17,14 @@ import pytest
 from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, notebook
 from workspace.base.cli import UserError
-from workspace.runs import folders, notebook_parameters
+from workspace.runs import folders
+from workspace.runs.notebook import Notebook
 from workspace.sweeps import axes, cluster, ranking
 
 
 def read_axes(tmp_path: Path, *given: str, file: dict | None = None) -> dict[str, tuple]:
     small = notebook(tmp_path / "small.ipynb")
-    return {
-        axis.name: axis.values for axis in axes.read(small, notebook_parameters.of_notebook(small), given, file or {})
-    }
+    return {axis.name: axis.values for axis in axes.read(Notebook.read(small), given, file or {})}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from workspace.base import cli, places
 from workspace.host import venv
+from workspace.runs import folders
+from workspace.runs.notebook import Notebook
 
 _PACKAGES = ("distributed", "dask", "cloudpickle", "importlib-metadata", "lazy-importer", "locket", "msgpack")
 _PACKAGES += ("partd", "tblib", "toolz", "zict", "zipp")
@@ -91,7 +93,7 @@ def _eight(work: Path) -> None:
         for name in (_STOCK, _HERE)
     }
     ends = {file: file.stat().st_mtime for file in work.glob("eight/*/run.json")}
-    seconds = {file: json.loads(file.read_text())["seconds"] for file in ends}
+    seconds = {file: folders.Record.read(file).seconds or 0 for file in ends}
     first, last = min(ends[file] - seconds[file] for file in ends), max(ends.values())
     used = sum(seconds.values()) / (2 * (last - first))
     cli.say(f"eight runs of 2 s: the sweep at -j 2 {last - begun:.1f} s, with the report {total:.1f} s")
@@ -102,18 +104,17 @@ def _eight(work: Path) -> None:
 
 def _resume(work: Path) -> None:
     command = [*_command("sweep"), "nothing.ipynb", "-p", "x=1:1000:1000", "-o", "many", "--dry-run"]
-    from workspace.runs import folders
     from workspace.sweeps import axes
 
     folder = work / "many"
     folder.mkdir()
-    digest = folders.digest((work / "nothing.ipynb").read_bytes())
+    digest = Notebook.read(work / "nothing.ipynb").digest
     (folder / "sweep.json").write_text(json.dumps({"notebook_digest": digest}))
     (folder / "report.html").touch()
     for x in range(1, 1001):
         made = folder / axes.run_name({"x": x}, ["x"])
         made.mkdir()
-        (made / folders.RECORD).write_text(json.dumps({"status": folders.COMPLETED, "given": {"x": x}}))
+        folders.Record(status=folders.COMPLETED, given={"x": x}).write(made / folders.RECORD)
     bare = min(_timed(work, [*command[:2], "--help"])[0] for _ in range(3))
     taken = min(_timed(work, command[:-1])[0] for _ in range(3))
     cli.say(f"resume of 1,000 completed runs: {taken:.2f} s (at most 0.5), {bare:.2f} s of it to start Python")
@@ -125,7 +126,7 @@ def _timeout(work: Path) -> None:
         for number in range(3):
             folder = f"late-{notebook}-{number}"
             _timed(work, [*_command("run"), f"{notebook}.ipynb", "--timeout", "4", "-o", folder], fails=True)
-            late.append(json.loads((work / folder / "run.json").read_text())["seconds"] - 4)
+            late.append((folders.Record.read(work / folder / folders.RECORD).seconds or 0) - 4)
         shown = ", ".join(f"{seconds:.2f}" for seconds in late)
         cli.say(f"a timeout of 4 s ended {cell} {shown} s late (at most 1)")
 

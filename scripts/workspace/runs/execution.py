@@ -15,30 +15,31 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.terminal import duration
 from workspace.runs import folders, kernels
-from workspace.runs.notebook_parameters import OUTPUT_FOLDER, of_notebook
+from workspace.runs.folders import Record
+from workspace.runs.notebook import Notebook
+from workspace.runs.notebook_parameters import OUTPUT_FOLDER
 
 
 @dataclass(frozen=True)
 class Job:
     """A run to make: `parameters` are checked already, `folder` is where it will be published."""
 
-    notebook: Path
+    notebook: Notebook
     folder: Path
     parameters: dict[str, Any] = field(default_factory=dict)
     timeout_s: float | None = None
@@ -60,6 +61,16 @@ class Progress:
         self.cell_begun = self.begun
         self.said = ""
 
+    def begin(self, notebook: NotebookNode) -> None:
+        """The kernel is ready for the first cell."""
+        self.cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+
+    def begin_cell(self) -> None:
+        """The next cell starts."""
+        self.cell += 1
+        self.cell_begun = time.monotonic()
+        self.said = ""
+
     def __str__(self) -> str:
         """Cell, the last line the notebook printed, time taken; time left where that line tells how far it is."""
         now = time.monotonic()
@@ -72,51 +83,44 @@ class Progress:
         return " · ".join(words)
 
 
-def run(job: Job, cancel: threading.Event, progress: Progress | None = None) -> folders.Run:
+def execute(job: Job, cancel: threading.Event, progress: Progress | None = None) -> folders.Run:
     """Run `job` and publish its folder, however it ended; the status says how. `cancel` stops it.
 
     Works in any thread. Where another attempt at the same run was published meanwhile, that one is the result. A run of
     a sweep that is stopped leaves nothing, for it will be made again. Raises UserError where the folder could not be
     written.
     """
-    progress = progress or Progress()
-    source = job.notebook.read_bytes()
-    begun, started = time.monotonic(), datetime.now(UTC)
-    state = {
-        "notebook": str(job.notebook),
-        "given": job.parameters,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "sweep": job.sweep,
-        "started": started.isoformat(timespec="seconds"),
-    }
-    with folders.attempt(job.folder, state) as hidden:
-        status, error = _execute(job, hidden, cancel, progress)
+    begun = time.monotonic()
+    record = Record(
+        notebook=str(job.notebook.path),
+        notebook_digest=job.notebook.digest,
+        given=job.parameters,
+        sweep=job.sweep,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        image=places.image_stamp(),
+        versions=versions(),
+    )
+    with folders.working(job.folder, record) as hidden:
+        status, error = _execute(job, hidden, cancel, progress or Progress())
         if status == folders.STOPPED and job.sweep:
             shutil.rmtree(hidden, ignore_errors=True)
             return folders.Run(hidden)
-        found = folders.Run(hidden)
-        known = of_notebook(job.notebook)
-        effective = {name: parameter.default for name, parameter in known.items()} | job.parameters
+        metrics = folders.Run(hidden).metrics
+        effective = {name: parameter.default for name, parameter in job.notebook.parameters.items()} | job.parameters
         effective.pop(OUTPUT_FOLDER, None)
-        record = {
-            "status": status,
-            "error": error,
-            "notebook": str(job.notebook),
-            "notebook_digest": folders.digest(source),
-            "parameters": effective,
-            "given": job.parameters,
-            "sweep": job.sweep,
-            "seed": effective.get("seed"),
-            "started": state["started"],
-            "seconds": round(time.monotonic() - begun, 2),
-            "host": state["host"],
-            "threads": found.metrics.get("threads") or _asked_threads(job),
-            "device": found.metrics.get("device"),
-            "dataset_digest": found.metrics.get("dataset_digest"),
-            "image": places.image_stamp(),
-            "versions": versions(),
-        }
+        record = replace(
+            record,
+            status=status,
+            error=error,
+            parameters=effective,
+            seed=effective.get("seed"),
+            seconds=round(time.monotonic() - begun, 2),
+            threads=metrics.get("threads") or _asked_threads(job),
+            device=metrics.get("device"),
+            dataset_digest=metrics.get("dataset_digest"),
+        )
         try:
             folders.publish(hidden, job.folder, record)
         except FileExistsError:
@@ -126,14 +130,10 @@ def run(job: Job, cancel: threading.Event, progress: Progress | None = None) -> 
 
 def require_kernel(job: Job) -> None:
     """Raise UserError where the kernel that the job or its notebook asks for is not installed."""
-    try:
-        name = job.kernel or papermill.utils.nb_kernel_name(papermill.iorw.load_notebook_node(str(job.notebook)))
-    except (ValueError, nbformat.ValidationError) as error:
-        if "No kernel name" not in str(error):
-            raise UserError(
-                f"{job.notebook} is a broken notebook: {str(error).splitlines()[0]}", cli.BAD_INPUT
-            ) from error
-        raise UserError(f"{job.notebook} names no kernel; -k python3 runs it with Python's", cli.BAD_INPUT) from error
+    job.notebook.node()  # raises where it breaks the format
+    name = job.kernel or job.notebook.kernel
+    if name is None:
+        raise UserError(f"{job.notebook.name} names no kernel; -k python3 runs it with Python's", cli.BAD_INPUT)
     try:
         KernelSpecManager().get_kernel_spec(name)
     except NoSuchKernel as error:
@@ -144,30 +144,40 @@ def require_kernel(job: Job) -> None:
 
 def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress) -> tuple[str, str | None]:
     """Run the notebook into `hidden`; how it ended, and why if it did not complete."""
-    known = of_notebook(job.notebook)
     values = dict(job.parameters)
-    if OUTPUT_FOLDER in known:
+    if OUTPUT_FOLDER in job.notebook.parameters:
         values[OUTPUT_FOLDER] = str(hidden)
     executed = hidden / job.notebook.name
     sockets = Path(tempfile.mkdtemp(prefix="run-"))  # short: a socket's path may have 107 characters
     kernel = kernels.Kernel()
+
+    def begin_cell(**cell: object) -> None:  # noqa: ARG001
+        kernel.busy = True
+        progress.begin_cell()
+
+    def end_cell(**cell: object) -> None:  # noqa: ARG001
+        kernel.busy = False
+
     with (hidden / folders.LOG).open("a") as log, kernels.Watchdog(job.timeout_s, cancel, kernel) as watchdog:
         try:
             papermill.execute_notebook(
-                _literal(job.notebook),
+                job.notebook.node(),
                 _literal(executed),
                 values,
+                engine_name=kernels.ENGINE,
+                source=str(job.notebook.path),
                 kernel_name=job.kernel,
                 language="python",
                 progress_bar=False,
                 start_timeout=job.start_timeout_s,
-                execution_timeout=job.cell_timeout_s,
+                timeout=job.cell_timeout_s,
                 stdout_file=_Log(log, progress),
                 stderr_file=_Log(log, progress),
-                resources={"metadata": {"path": str(job.cwd or job.notebook.parent)}},
+                resources={"metadata": {"path": str(job.cwd or job.notebook.path.parent)}},
                 kernel_manager_class=kernels.manager(sockets, job.environment, log, kernel),
-                on_notebook_start=_counts_cells(progress),
-                on_cell_execute=_follows_cells(progress),
+                on_notebook_start=progress.begin,
+                on_cell_execute=begin_cell,
+                on_cell_executed=end_cell,
             )
         except PapermillExecutionError as error:
             log.write("\n".join(error.traceback) + "\n")
@@ -207,22 +217,6 @@ class _Log:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _counts_cells(progress: Progress) -> Callable[..., None]:
-    def hook(notebook: Any) -> None:  # noqa: ANN401
-        progress.cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
-
-    return hook
-
-
-def _follows_cells(progress: Progress) -> Callable[..., None]:
-    def hook(cell: object, cell_index: int) -> None:  # noqa: ARG001
-        progress.cell += 1
-        progress.cell_begun = time.monotonic()
-        progress.said = ""
-
-    return hook
 
 
 def _share(said: str) -> float:

@@ -1,7 +1,7 @@
 """Run folders: a run works in a hidden folder and appears under its name only when all that is in it is final.
 
-runs/lesson-20261123-231500/     run.json (written last), metrics.json, lesson.ipynb, log.txt, the notebook's files
-runs/.lesson-20261123-231500/    the same while it runs, with state.json; a lock on it says that its process lives
+runs/lesson-20261123-231500/           run.json (written last), metrics.json, lesson.ipynb, log.txt, its own files
+runs/.lesson-20261123-231500.0f3a9c/   the same while it runs, with state.json; a lock on it says that its process lives
 """
 
 import contextlib
@@ -9,12 +9,11 @@ import difflib
 import errno
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +28,64 @@ COMPLETED, FAILED, TIMED_OUT, STOPPED = "completed", "failed", "timed out", "sto
 """How a run ended; each stands in its run.json."""
 RUNNING, LOST = "running", "lost"
 """What there is in place of a run.json: a process at work, or the remains of one that was killed."""
+UNREADABLE = "unreadable"
+"""There is a run.json, damaged or of a newer workspace; the record's `error` says which."""
+
+SCHEMA = 2
+"""The version of run.json: 1, which did not name itself, had no `schema`, `pid` or `notebook_digest` of sources."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What run.json says of a run that has ended, and state.json, as far as it is known, of one that goes on."""
+
+    schema: int = SCHEMA
+    status: str = RUNNING
+    error: str | None = None  # why it did not complete, in one line
+    notebook: str = ""  # the notebook that was run
+    notebook_digest: str | None = None  # of the sources of its cells
+    parameters: dict[str, Any] = field(default_factory=dict)  # all of them, as the kernel held them
+    given: dict[str, Any] = field(default_factory=dict)  # those that were set; the others had the notebook's default
+    sweep: str | None = None  # the sweep that it belongs to
+    seed: int | None = None
+    started: str = ""  # in UTC, such as 2026-11-23T23:15:00+00:00
+    seconds: float | None = None
+    host: str = ""
+    pid: int | None = None  # of the process that made it
+    threads: int | None = None
+    device: str | None = None
+    dataset_digest: str | None = None
+    image: str | None = None  # the stamp of the workspace's image; None: it ran natively
+    versions: dict[str, str] = field(default_factory=dict)  # of Python and the packages that matter
+
+    @classmethod
+    def read(cls, file: Path) -> "Record":
+        """The record in `file`, of this version or an older one; anything else is `unreadable`, and says why."""
+        try:
+            content = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            return cls(status=UNREADABLE, error=f"{file} is damaged: {error}")
+        if not isinstance(content, dict):
+            return cls(status=UNREADABLE, error=f"{file} is damaged: it holds no record")
+        schema = content.get("schema", 1)
+        if not isinstance(schema, int) or schema > SCHEMA:
+            newer = f"{file} is of a newer workspace (schema {schema}; this one reads {SCHEMA}): update the workspace"
+            return cls(status=UNREADABLE, error=newer)
+        plain = cls()
+        known = {item.name: content[item.name] for item in fields(cls) if item.name in content}
+        for name, value in known.items():
+            expected = getattr(plain, name)
+            if expected is not None and not isinstance(value, type(expected)):
+                return cls(status=UNREADABLE, error=f"{file} is damaged: {name} is {value!r}")
+        return cls(**known)
+
+    def write(self, file: Path) -> None:
+        """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
+        with file.open("w") as text:
+            json.dump(asdict(self), text, indent=2)
+            text.write("\n")
+            text.flush()
+            os.fsync(text.fileno())
 
 
 @dataclass(frozen=True)
@@ -50,12 +107,18 @@ class Run:
     @property
     def notebook(self) -> Path:
         """The executed notebook; as far as it came, where the run did not complete."""
-        return self.folder / Path(self.record.get("notebook", "")).name
+        return self.folder / Path(self.record.notebook).name
 
     @cached_property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Its run.json, or where that is still missing what is known of it from the start."""
-        return _read(self.folder / RECORD) or _read(self.folder / STATE)
+        ended = self.folder / RECORD
+        return Record.read(ended if ended.exists() else self.folder / STATE)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a run at all."""
+        return (self.folder / RECORD).exists() or (self.folder / STATE).exists()
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
@@ -69,9 +132,9 @@ class Run:
 
     @cached_property
     def status(self) -> str:
-        """Completed, failed, timed out, stopped, running or lost."""
+        """Completed, failed, timed out, stopped, running, lost or unreadable."""
         if self.finished:
-            return self.record["status"]
+            return self.record.status
         return RUNNING if _locked(self.folder / STATE) else LOST
 
 
@@ -92,7 +155,7 @@ def everything() -> list[Run]:
     found = {
         file.parent for pattern in ("*", "*/*") for name in (RECORD, STATE) for file in top.glob(f"{pattern}/{name}")
     }
-    return sorted(map(Run, found), key=lambda run: run.record.get("started", ""))
+    return sorted(map(Run, found), key=lambda run: run.record.started)
 
 
 def find(name: str | None) -> Run:
@@ -102,7 +165,7 @@ def find(name: str | None) -> Run:
     """
     if name and Path(name).name != name:
         found = [Run(Path(name)), *attempts(Path(name))]
-        if known := [run for run in found if run.record]:
+        if known := [run for run in found if run.exists]:
             return known[0]
     known = everything()
     if not known:
@@ -144,8 +207,8 @@ def require_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def attempt(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
-    """A hidden folder to work in, marked as alive with `state` until the block ends. `publish` makes it a result.
+def working(folder: Path, record: Record) -> Iterator[Path]:
+    """A hidden folder to make a run in, marked as alive with `record` until the block ends; see `publish`.
 
     Raises UserError where the disk does not take it.
     """
@@ -153,7 +216,7 @@ def attempt(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
     try:
         hidden.mkdir(parents=True)
         new = hidden / f"{STATE}.new"
-        new.write_text(json.dumps(state, indent=2))
+        record.write(new)
         with new.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             new.rename(hidden / STATE)
@@ -162,16 +225,12 @@ def attempt(folder: Path, state: dict[str, Any]) -> Iterator[Path]:
         raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
 
 
-def publish(hidden: Path, folder: Path, record: dict[str, Any]) -> None:
-    """Make the hidden folder of an attempt the result: write run.json last, then rename it.
+def publish(hidden: Path, folder: Path, record: Record) -> None:
+    """Make the hidden folder the result: write run.json last, then rename it.
 
     Raises FileExistsError where another attempt was first, OSError where the disk does not take it.
     """
-    with (hidden / RECORD).open("w") as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    record.write(hidden / RECORD)
     (hidden / STATE).unlink()
     try:
         hidden.rename(folder)
@@ -179,11 +238,6 @@ def publish(hidden: Path, folder: Path, record: dict[str, Any]) -> None:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
             raise FileExistsError(folder) from error
         raise
-
-
-def digest(source: bytes) -> str:
-    """What tells one notebook (or any file) from another."""
-    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _locked(file: Path) -> bool:

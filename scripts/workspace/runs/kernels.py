@@ -1,7 +1,7 @@
 """The kernel of a run: started beside others without a race for ports, used as soon as it answers, ended on time.
 
 papermill and what it stands on are made for one notebook that somebody watches. For many short ones that nobody does,
-the parts here take the place of theirs.
+the parts here take the place of theirs, in an engine that papermill knows by the name ENGINE.
 """
 
 import asyncio
@@ -15,18 +15,24 @@ from pathlib import Path
 from queue import Empty
 from typing import TextIO
 
-import papermill
 import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
+from papermill.log import logger
 
 from workspace.lab import deaths
 from workspace.runs import folders
 
+ENGINE = "workspace"
+
 _FINALLY_S = {folders.STOPPED: 5, folders.TIMED_OUT: 0.6}
 """What a cell gets between KeyboardInterrupt and the end: a limit in time is one to the second."""
+
+_ENDS_WITHIN_S = 5
+"""What a kernel that is asked to end gets for what it does at its exit."""
 
 _HEADLESS = Path(__file__).parent / "headless"
 """What kernels that nobody watches do without."""
@@ -36,6 +42,7 @@ class Kernel:
     """The process of a run's kernel, from when it starts, with all that it starts itself."""
 
     def __init__(self) -> None:
+        self.busy = False  # whether a cell runs
         self._process: subprocess.Popen | None = None
         self._deaths = deaths.Watch()
 
@@ -119,20 +126,26 @@ def manager(sockets: Path, environment: dict[str, str], log: TextIO, kernel: Ker
             self.transport = "ipc"
             self.ip = str(sockets / "socket")
 
-        def _connect_control_socket(self) -> None:
-            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
-            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
-            self._control_socket = self.connect_shell()
-
         async def start_kernel(self, **options: object) -> None:
             inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
             inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HEADLESS), os.environ.get("PYTHONPATH")]))
             await super().start_kernel(**options, env=inherited | environment, stdout=log, stderr=log)
             kernel.started(self.provisioner.process)
 
-        async def _async_wait(self, pollinterval: float = 0.1) -> None:  # noqa: ARG002
-            # An ended kernel is noticed ten times sooner: a short run consists of little else.
-            await super()._async_wait(pollinterval=0.01)
+        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # noqa: ARG002
+            # The stock method interrupts a kernel first, at work or not: one between two cells complains of that.
+            if kernel.busy:
+                kernel.send(signal.SIGINT)
+            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
+            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
+            shell = self.connect_shell()
+            self.session.send(shell, self.session.msg("shutdown_request", content={"restart": False}))
+            give_up = time.monotonic() + _ENDS_WITHIN_S
+            while await self.is_alive() and time.monotonic() < give_up:
+                await asyncio.sleep(0.01)  # a short run consists of little else than such waits
+            kernel.end()
+            shell.close(linger=0)
+            await self.cleanup_resources()
 
     return Manager
 
@@ -163,7 +176,7 @@ class _Client(AsyncKernelClient):
         return True
 
 
-class _NotebookClient(PapermillNotebookClient):
+class NotebookClient(PapermillNotebookClient):
     """Notices at once that its kernel has died, where the stock one looks once a second."""
 
     async def _async_poll_kernel_alive(self) -> None:
@@ -174,4 +187,24 @@ class _NotebookClient(PapermillNotebookClient):
         self.task_poll_for_reply.cancel()
 
 
-papermill.engines.PapermillNotebookClient = _NotebookClient  # which papermill's engine takes by this name
+class _Engine(Engine):
+    """papermill's own engine, with the client above."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: NotebookExecutionManager,
+        kernel_name: str,
+        *,
+        source: str,
+        input_path: object,  # noqa: ARG003  (the notebook itself)
+        start_timeout: int,
+        **options: object,
+    ) -> None:
+        """Run it; `source` is where it came from, `options` are the client's."""
+        nb_man.nb.metadata.papermill["input_path"] = source
+        client = NotebookClient(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, log=logger, **options)
+        client.execute()
+
+
+papermill_engines.register(ENGINE, _Engine)

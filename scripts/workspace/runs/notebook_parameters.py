@@ -1,14 +1,14 @@
-"""A notebook's parameters, checked before anything starts: names, types and limits come from its parameters cell.
+"""Values for a notebook's parameters, from the command line or a file, checked before anything starts.
 
-How a parameters cell states them is read in one place, lesson/parameters.py, which the lesson uses as well.
+How a parameters cell states names, types and limits is read in one place, lesson/parameters.py, which the lesson uses
+as well.
 """
 
 import ast
 import difflib
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lesson.parameters import Parameter
 
 from workspace.base import cli
 from workspace.base.cli import UserError
+from workspace.runs.notebook import Notebook
 
 OUTPUT_FOLDER = "output_folder"
 """The parameter that a run sets itself: its own folder, where the notebook writes metrics.json and its files."""
@@ -27,39 +28,18 @@ _SIMPLE = {"int", "float", "str", "bool"}
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
-def of_notebook(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of `notebook` by name, in their order; none where no cell is tagged `parameters`.
+def typed(notebook: Notebook, pairs: Iterable[tuple[str, object]]) -> dict[str, Any]:
+    """Names and values as the notebook wants them, each value of its parameter's type.
 
-    Raises UserError where it is no Python notebook or its parameters cell cannot be read.
+    Raises UserError for the first that is unknown, named twice, of another type or outside its limits.
     """
-    content = _content(notebook)
-    language = content.get("metadata", {}).get("kernelspec", {}).get("language", "python")
-    if language != "python":
-        raise UserError(f"{notebook} is written in {language}; only Python notebooks can be run", cli.BAD_INPUT)
-    for cell in content["cells"]:
-        if cell["cell_type"] == "code" and "parameters" in cell.get("metadata", {}).get("tags", []):
-            try:
-                return parameters.read(_annotated("".join(cell["source"])))
-            except (SyntaxError, ValueError) as error:
-                raise UserError(
-                    f"the parameters cell of {notebook} cannot be read: {error}. "
-                    "Write one `name: type = value` a line, each value plain",
-                    cli.BAD_INPUT,
-                ) from error
-    return {}
-
-
-def typed(notebook: Path, known: Mapping[str, Parameter], given: Iterable[tuple[str, object]]) -> dict[str, Any]:
-    """The `given` names and values as the notebook wants them, each value of its parameter's type.
-
-    Raises UserError for the first that is unknown, given twice, of another type or outside its limits.
-    """
+    known = notebook.parameters
     values: dict[str, Any] = {}
-    for name, value in given:
+    for name, value in pairs:
         if not known:
             raise UserError(
-                f"{notebook} has no parameters: no cell of it is tagged `parameters`. In the lab: select the cell, "
-                "Property Inspector (the gears at the right), Cell Tags, add `parameters`",
+                f"{notebook.name} has no parameters: no cell of it is tagged `parameters`. In the lab: select the "
+                "cell, Property Inspector (the gears at the right), Cell Tags, add `parameters`",
                 cli.BAD_INPUT,
             )
         if name == OUTPUT_FOLDER:
@@ -67,7 +47,7 @@ def typed(notebook: Path, known: Mapping[str, Parameter], given: Iterable[tuple[
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise UserError(f"{notebook} has no parameter {name!r}; {hint}", cli.BAD_INPUT)
+            raise UserError(f"{notebook.name} has no parameter {name!r}; {hint}", cli.BAD_INPUT)
         if name in values:
             raise UserError(f"parameter {name} is given twice", cli.BAD_INPUT)
         values[name] = value_of(known[name], value)
@@ -123,49 +103,17 @@ def read_file(file: Path) -> dict[str, Any]:
     return content
 
 
-def describe(notebook: Path, known: Mapping[str, Parameter]) -> str:
+def describe(notebook: Notebook) -> str:
     """What `--help-notebook` shows: a line for each parameter."""
+    known = notebook.parameters
     if not known:
-        return f"{notebook} has no parameters."
+        return f"{notebook.name} has no parameters."
     heads = [f"{p.name}: {p.type} = {p.default!r}" for p in known.values()]
     wide = max(map(len, heads))
     return "\n".join(
         f"  {head:{wide}}  {'set by the run' if p.name == OUTPUT_FOLDER else p.help}"
         for head, p in zip(heads, known.values(), strict=True)
     )
-
-
-def _content(notebook: Path) -> dict[str, Any]:
-    """The notebook's JSON. Raises UserError where it is missing or broken."""
-    try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {notebook} here", cli.BAD_INPUT) from error
-    except OSError as error:
-        raise UserError(f"{notebook} cannot be read: {error.strerror}", cli.BAD_INPUT) from error
-    except ValueError as error:
-        raise UserError(f"{notebook} is not a notebook: {_one_line(error)}", cli.BAD_INPUT) from error
-    if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
-        raise UserError(f"{notebook} is not a notebook of format 4: it has no list of cells", cli.BAD_INPUT)
-    if not all(isinstance(cell, dict) and {"cell_type", "source"} <= cell.keys() for cell in content["cells"]):
-        raise UserError(f"{notebook} is a broken notebook: a cell has no type or no source", cli.BAD_INPUT)
-    return content
-
-
-def _annotated(source: str) -> str:
-    """Write each plain `epochs = 3` as `epochs: int = 3`, so that older notebooks are understood, too."""
-    lines = source.encode().splitlines()  # ast counts bytes
-    for statement in reversed(ast.parse(source).body):  # from the end, so that positions stay true
-        if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
-            try:
-                kind = type(ast.literal_eval(statement.value)).__name__
-            except ValueError:
-                continue  # computed from something, so not for anybody to set
-            line = lines[target.lineno - 1]
-            lines[target.lineno - 1] = (
-                line[: target.end_col_offset] + f": {kind}".encode() + line[target.end_col_offset :]
-            )
-    return b"\n".join(lines).decode()
 
 
 def _converted(kind: str, value: object) -> object:

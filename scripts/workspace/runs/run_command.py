@@ -1,9 +1,8 @@
 """The command `run`: check, run in a thread of its own, show where it is, and say how it ended."""
 
-import os
 import signal
 import threading
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.terminal import StatusLine, duration
-from workspace.runs import folders, notebook_parameters
+from workspace.runs import background, folders, notebook_parameters
+from workspace.runs.notebook import Notebook
 
 if TYPE_CHECKING:
     from workspace.runs.execution import Job
@@ -28,28 +28,28 @@ def main(
     start_timeout: int,
     kernel: str | None,
     cwd: Path | None,
-    background: bool,
+    in_background: bool,
     dry_run: bool,
     help_notebook: bool,
 ) -> int:
     """Run `notebook` as the command line says and return the exit code. Raises UserError for bad input."""
-    known = notebook_parameters.of_notebook(notebook)
+    source = Notebook.read(notebook)
     if help_notebook:
-        cli.say(notebook_parameters.describe(notebook, known))
+        cli.say(notebook_parameters.describe(source))
         return 0
     for seconds in (timeout, execution_timeout, start_timeout):
         if seconds is not None and not seconds > 0:
             raise UserError(f"a timeout of {seconds:g} s leaves no time; give seconds above 0", cli.BAD_INPUT)
     if cwd and not cwd.is_dir():
         raise UserError(f"there is no folder {cwd}", cli.BAD_INPUT)
-    named = notebook_parameters.typed(notebook, known, parameter)
-    from_file = notebook_parameters.typed(notebook, known, notebook_parameters.read_file(file).items()) if file else {}
+    named = notebook_parameters.typed(source, parameter)
+    from_file = notebook_parameters.typed(source, notebook_parameters.read_file(file).items()) if file else {}
     folder = (output or folders.default_folder(notebook)).absolute()
     folders.require_new(folder)
     from workspace.runs import execution  # it imports papermill: bad input need not wait for that
 
     job = execution.Job(
-        notebook=notebook.absolute(),
+        notebook=source,
         folder=folder,
         parameters=from_file | named,
         timeout_s=timeout,
@@ -60,54 +60,39 @@ def main(
     )
     execution.require_kernel(job)
     if dry_run:
-        values = {name: parameter.default for name, parameter in known.items()} | job.parameters
+        values = {name: parameter.default for name, parameter in source.parameters.items()} | job.parameters
         for name, value in values.items():
             if name != notebook_parameters.OUTPUT_FOLDER:
                 cli.say(f"{name} = {value!r}{'' if name in job.parameters else '  (default)'}")
         cli.say(f"would be kept in {folder}")
         return 0
-    return _go_on_alone(job) if background else _run(job)
+    if in_background:
+        cli.say(background.go_on(lambda begun: _run(job, begun)))
+        return 0
+    return _run(job)
 
 
-def _go_on_alone(job: "Job") -> int:
-    """Run `job` in a process that neither the terminal nor the browser tab ends, and return when it is under way."""
-    child = os.fork()
-    if not child:
-        os.setsid()
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nowhere, stream)
-        try:
-            _run(job)
-        finally:
-            os._exit(0)
-    while not (job.folder.exists() or any(run.status == folders.RUNNING for run in folders.attempts(job.folder))):
-        if os.waitpid(child, os.WNOHANG)[0] and not job.folder.exists():
-            raise UserError(f"the run could not be started in the background; try it without: {job.folder}")
-        time.sleep(0.05)
-    name, follow = job.folder.name, places.command("runs")
-    cli.say(f"running as {name}: {follow} tail {name}, {follow} stop {name}")
-    return 0
-
-
-def _run(job: "Job") -> int:
+def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
+    """Run `job`, show where it is and say how it ended; `begun` is told how to follow it. The exit code."""
     from workspace.runs import execution
 
     cancel, progress = threading.Event(), execution.Progress()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: cancel.set())
+    background.cancelled_by(cancel, signal.SIGTERM, signal.SIGHUP)
     interrupted = False
     with ThreadPoolExecutor(1) as pool, StatusLine() as line:
-        future = pool.submit(execution.run, job, cancel, progress)
+        future = pool.submit(execution.execute, job, cancel, progress)
         while not future.done():
             try:
+                if begun and any(run.status == folders.RUNNING for run in folders.attempts(job.folder)):
+                    name, follow = job.folder.name, places.command("runs")
+                    begun(f"running as {name}: {follow} tail {name}, {follow} stop {name}")
                 line.show(f"{job.notebook.name} · {progress}")
                 threading.Event().wait(0.1)
             except KeyboardInterrupt:
                 interrupted = True
                 cancel.set()
     made = future.result()
-    seconds = duration(made.record["seconds"])
+    seconds = duration(made.record.seconds or 0)
     if made.status == folders.COMPLETED:
         accuracy = made.metrics.get("accuracy")
         result = f": accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
@@ -116,4 +101,4 @@ def _run(job: "Job") -> int:
     if interrupted:
         cli.say(f"stopped; what there is of it is in {made.folder}")
         return 130
-    raise UserError(f"{made.status} after {seconds}: {made.record['error']}. Notebook and log.txt: {made.folder}")
+    raise UserError(f"{made.status} after {seconds}: {made.record.error}. Notebook and log.txt: {made.folder}")

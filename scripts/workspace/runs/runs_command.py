@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import asdict
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from workspace.base import cli, places
@@ -25,10 +26,10 @@ def list_runs() -> int:
             (
                 run.name,
                 run.status,
-                run.record.get("started", "")[:19].replace("T", " "),
-                duration(run.record["seconds"]) if "seconds" in run.record else "",
+                run.record.started[:19].replace("T", " "),
+                "" if run.record.seconds is None else duration(run.record.seconds),
                 f"{accuracy:.4f}" if isinstance(accuracy, float) else "",
-                ", ".join(f"{name} {value}" for name, value in run.record.get("given", {}).items()),
+                ", ".join(f"{name} {value}" for name, value in run.record.given.items()),
             )
         )
     wide = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -41,7 +42,7 @@ def show(run: str | None) -> int:
     """All about one run."""
     found = folders.find(run)
     cli.say(f"{found.folder}: {found.status}")
-    for name, value in (found.record | {"metrics": found.metrics}).items():
+    for name, value in (asdict(found.record) | {"metrics": found.metrics}).items():
         if isinstance(value, dict):
             cli.say(f"{name}:")
             for inner, content in value.items():
@@ -63,7 +64,7 @@ def tail(run: str | None) -> int:
             time.sleep(0.2)
             over = not _works(found)
     ended = folders.find(str(found.folder.with_name(found.name)))
-    cli.say(f"-- {ended.status}{': ' + ended.record['error'] if ended.record.get('error') else ''}")
+    cli.say(f"-- {ended.status}{': ' + ended.record.error if ended.record.error else ''}")
     return 0 if ended.status == folders.COMPLETED else 1
 
 
@@ -72,13 +73,15 @@ def stop(run: str | None) -> int:
     found = folders.find(run)
     if found.status != folders.RUNNING:
         raise UserError(f"{found.name} is not running: {found.status}", cli.BAD_INPUT)
-    if found.record["host"] != socket.gethostname():
-        raise UserError(f"{found.name} runs on {found.record['host']}; stop it there")
-    if found.record.get("sweep"):
+    if found.record.host != socket.gethostname():
+        raise UserError(f"{found.name} runs on {found.record.host}; stop it there")
+    if found.record.sweep:
         raise UserError(f"{found.name} belongs to a sweep; Ctrl-C at the sweep stops it")
-    os.kill(found.record["pid"], signal.SIGTERM)
+    if not found.record.pid:
+        raise UserError(f"{found.name}: {found.record.error}")
+    os.kill(found.record.pid, signal.SIGTERM)
     if not wait_until(lambda: not _works(found), _ENDS_WITHIN_S):
-        raise UserError(f"{found.name} does not end; `kill -9 {found.record['pid']}` ends it at once")
+        raise UserError(f"{found.name} does not end; `kill -9 {found.record.pid}` ends it at once")
     cli.say(f"stopped; what there is of it is in {found.folder.with_name(found.name)}")
     return 0
 

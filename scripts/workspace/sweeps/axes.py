@@ -8,12 +8,12 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.runs import notebook_parameters
+from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import Parameter
 
 
@@ -44,9 +44,7 @@ class Axis:
     range: Range | None = None
 
 
-def read(
-    notebook: Path, known: Mapping[str, Parameter], assignments: Iterable[str], file: Mapping[str, object]
-) -> list[Axis]:
+def read(notebook: Notebook, assignments: Iterable[str], file: Mapping[str, object]) -> list[Axis]:
     """The axes of `NAME=V1,V2`, `NAME=a:b:n`, `NAME=log:a:b:n` on the command line and of a YAML file's lines.
 
     Without n a range is for drawing from. Raises UserError for the first that makes no sense.
@@ -62,7 +60,7 @@ def read(
     for name, values in [*((name, values) for name, values in file.items() if name not in named), *pairs]:
         if name in axes:
             raise UserError(f"parameter {name} is given twice", cli.BAD_INPUT)
-        axes[name] = _axis(notebook, known, name, values)
+        axes[name] = _axis(notebook, name, values)
     return list(axes.values())
 
 
@@ -111,10 +109,10 @@ def run_name(values: Mapping[str, Any], varied: Iterable[str]) -> str:
     return f"{safe}_{identity(values)}" if safe else identity(values)
 
 
-def _axis(notebook: Path, known: Mapping[str, Parameter], name: str, written: object) -> Axis:
-    parameter = known.get(name)
+def _axis(notebook: Notebook, name: str, written: object) -> Axis:
+    parameter = notebook.parameters.get(name)
     if parameter is None or name == notebook_parameters.OUTPUT_FOLDER:
-        notebook_parameters.typed(notebook, known, [(name, written)])  # refuses it, and says why
+        notebook_parameters.typed(notebook, [(name, written)])  # refuses it, and says why
         raise AssertionError(name)
     is_number = notebook_parameters.type_of(parameter)[0] in {"int", "float"}
     texts = (

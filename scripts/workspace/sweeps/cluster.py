@@ -128,7 +128,7 @@ def work_off(
             room = len(slots) * (2 if ahead else 1) - len(under_way)
             if not cancel.is_set():
                 for job in itertools.islice(itertools.chain(_popped(again), jobs), max(0, room)):
-                    under_way[client.submit(attempt, job, slots, name, pure=False)] = job
+                    under_way[client.submit(make_here, job, slots, name, pure=False)] = job
             elif not told:
                 told = True
                 with contextlib.suppress(Exception):
@@ -145,7 +145,7 @@ def work_off(
         del _cancels[name]
 
 
-def attempt(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
+def make_here(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
     """Run `job` on this worker unless it is done already, and return how it ended."""
     if job.folder.exists():
         return folders.Run(job.folder).status
@@ -157,7 +157,7 @@ def attempt(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
     cancel = _cancels.get(sweep) or _RemoteCancel(sweep)
     if cancel.is_set():
         return folders.LOST
-    return execution.run(replace(job, environment=environment), cancel).status
+    return execution.execute(replace(job, environment=environment), cancel).status
 
 
 class _RemoteCancel(threading.Event):

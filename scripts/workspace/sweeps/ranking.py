@@ -43,9 +43,9 @@ def row(run: folders.Run, metric: str) -> Row:
         str(run.folder),
         run.status,
         float(value) if usable else None,
-        record.get("given", {}),
-        record.get("seconds"),
-        record.get("error"),
+        record.given,
+        record.seconds,
+        record.error,
         run.metrics,
         run.curves,
     )

@@ -15,6 +15,7 @@ from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine
 from workspace.runs import folders
+from workspace.runs.notebook import Notebook
 from workspace.sweeps import ranking
 from workspace.sweeps.ranking import Row
 
@@ -53,10 +54,10 @@ def write(folder: Path, rows: list[Row], metric: str, mode: str, title: str) -> 
             table = Path(scratch, "runs.json")
             content = {"title": title, "metric": metric, "mode": mode, "runs": [_page_row(folder, row) for row in rows]}
             table.write_text(json.dumps(content))
-            job = execution.Job(_NOTEBOOK, Path(scratch, "run"), {"table": str(table)})
-            made = execution.run(job, threading.Event())
+            job = execution.Job(Notebook.read(_NOTEBOOK), Path(scratch, "run"), {"table": str(table)})
+            made = execution.execute(job, threading.Event())
             if made.status != folders.COMPLETED:
-                raise UserError(f"the report's notebook {job.notebook} failed: {made.record['error']}")
+                raise UserError(f"the report's notebook {job.notebook.name} failed: {made.record.error}")
             return _page(made.notebook, folder / REPORT, title, with_code=False)
 
 

@@ -20,6 +20,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.terminal import StatusLine, duration
 from workspace.runs import folders, notebook_parameters
+from workspace.runs.notebook import Notebook
 from workspace.runs.sweep_record import SweepRecord, claimed
 from workspace.sweeps import axes as axes_
 from workspace.sweeps import ranking, report, tpe
@@ -56,10 +57,10 @@ class Options:
 
 def main(notebook: Path, assignments: list[str], file: Path | None, options: Options) -> int:
     """Make the sweep and return the exit code. Raises UserError for bad input, and where nobody is left to work."""
-    known = notebook_parameters.of_notebook(notebook)
-    axes = axes_.read(notebook, known, assignments, notebook_parameters.read_file(file) if file else {})
+    source = Notebook.read(notebook)
+    axes = axes_.read(source, assignments, notebook_parameters.read_file(file) if file else {})
     _check(axes, options)
-    sweep = Sweep(notebook, axes, options)
+    sweep = Sweep(source, axes, options)
     if ".." in sweep.folder.parts:
         raise UserError(f"{sweep.folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
     if options.report_only:
@@ -95,8 +96,8 @@ def _check(axes: list[Axis], options: Options) -> None:
 class Sweep:
     """The runs of `notebook` over `axes`, in one folder: which there are, which are missing, how far they are."""
 
-    def __init__(self, notebook: Path, axes: list[Axis], options: Options) -> None:
-        self._notebook, self._axes, self._options = notebook.absolute(), axes, options
+    def __init__(self, notebook: Notebook, axes: list[Axis], options: Options) -> None:
+        self._notebook, self._axes, self._options = notebook, axes, options
         self._varied = [axis.name for axis in axes if axis.range or len(axis.values) > 1]
         self.folder = (options.output or self._default_folder()).absolute()
         self._planned = options.count or axes_.size(axes)
@@ -169,7 +170,7 @@ class Sweep:
 
     def _default_folder(self) -> Path:
         """The same for the same command, so that it resumes."""
-        name = self._notebook.stem
+        name = self._notebook.path.stem
         about = {"notebook": name, "axes": repr(self._axes), "method": self._options.method}
         return places.work() / "runs" / f"{name}-sweep-{axes_.identity(about)}"
 
@@ -178,18 +179,20 @@ class Sweep:
 
     def _require_same_notebook(self) -> None:
         """Refuse to put runs of two different notebooks side by side, unless all are made again."""
-        digest = folders.digest(self._notebook.read_bytes())
         before = SweepRecord.read(self.folder)
-        if before and before.notebook_digest != digest and self._options.rerun != "all":
+        if before and not self._notebook.had(before.notebook_digest) and self._options.rerun != "all":
             raise UserError(
-                f"{self._notebook} has changed since this sweep began, and results of two notebooks do not compare: "
-                "name another folder with -o, or make all runs again with --rerun all",
+                f"{self._notebook.name} has changed since this sweep began, and results of two notebooks do not "
+                "compare: name another folder with -o, or make all runs again with --rerun all",
                 cli.BAD_INPUT,
             )
         if not before and any(self.folder.glob(f"*/{folders.RECORD}")):
             raise UserError(f"{self.folder} holds runs that are of no sweep; choose another -o", cli.BAD_INPUT)
         options = self._options
-        SweepRecord(str(self._notebook), digest, options.metric, options.mode, options.method).write(self.folder)
+        about = SweepRecord(
+            str(self._notebook.path), self._notebook.digest, options.metric, options.mode, options.method
+        )
+        about.write(self.folder)
 
     def _plan(self) -> Iterable[dict[str, Any]]:
         axes = self._axes

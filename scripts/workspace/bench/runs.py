@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> None:
             work / "deaf.ipynb", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass"
         )
         left_out = [
-            str(venv.uv()),
+            str(venv.installer().uv),
             "pip",
             "install",
             "--quiet",

@@ -26,6 +26,7 @@ class Kind(enum.Enum):
     GPU = enum.auto()
     PACKAGES = enum.auto()
     PORT = enum.auto()
+    SYSTEM = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ _CAUSES = (  # the first that matches counts
     Cause(
         Kind.DISK,
         r"no space left on device|ENOSPC|not enough space",
-        "the disk is full; `docker system df` shows what Docker holds, `docker builder prune` frees its build cache",
+        "the disk is full; `docker system df` shows what of it Docker holds, `docker builder prune` frees its build "
+        "cache",
     ),
     Cause(
         Kind.GPU,
@@ -76,10 +78,16 @@ _CAUSES = (  # the first that matches counts
         "(WORKSPACE_BASE_IMAGE=...), or go without Docker: scripts/start --native",
     ),
     Cause(
+        Kind.SYSTEM,
+        r"no wheels with a matching (platform|Python ABI|Python implementation) tag",
+        "PyTorch has no build for this machine: Linux with glibc 2.28 or newer (x86-64, ARM), or macOS 14 or newer on "
+        "Apple silicon, is needed",
+    ),
+    Cause(
         Kind.PACKAGES,
         r"download\.pytorch\.org|Failed to fetch: \S*/torch(vision)?/",
-        "PyTorch's wheel index cannot be reached: name another (WORKSPACE_TORCH_INDEX=...), take the larger general "
-        "build (WORKSPACE_WHEELS=cuda), or go without Docker: scripts/start --native",
+        "PyTorch's wheel index cannot be reached: name another (WORKSPACE_TORCH_INDEX=...), or take the larger "
+        "general build (WORKSPACE_WHEELS=cuda)",
     ),
     Cause(
         Kind.CERTIFICATE,
@@ -101,7 +109,7 @@ def kind(said: str) -> Kind | None:
     return found[0].kind if found else None
 
 
-def explain(said: str, port: int) -> str:
+def explain(said: str, port: int = 0) -> str:
     """What was said, as one line that names the cause and the next step; `port` is the one that was asked for."""
     taken = re.search(r"(?:Bind for|host port for|listen tcp\d?) \S*?:(\d+)", said)
     if taken and int(taken[1]) != port:  # the other port that TLS needs
@@ -112,7 +120,7 @@ def explain(said: str, port: int) -> str:
         return cause.message.format(port=port, other_port=port + 1, line=line.strip(), base_image=_base_image())
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|failed|cannot|denied", line, re.IGNORECASE)]
-    return (errors or lines or ["Docker gave no reason"])[-1]
+    return (errors or lines or ["it gave no reason"])[-1]
 
 
 def _find(said: str) -> tuple[Cause, str] | None:

@@ -58,7 +58,7 @@ def require_gpu() -> None:
     tried = _run("run", "--rm", "--gpus=all", image, "nothing")
     _run("image", "rm", "--force", image)
     if causes.kind(tried.stderr) is causes.Kind.GPU:
-        raise UserError(causes.explain(tried.stderr, port=0))
+        raise UserError(causes.explain(tried.stderr))
 
 
 def memory_limit() -> dict[str, str]:

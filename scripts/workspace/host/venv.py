@@ -1,7 +1,8 @@
-"""The Python environment on a machine: `.venv`, made from the same locks as the image."""
+"""The Python environment on a machine: `.venv`, which holds what the locks name that the image is made from, too."""
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,19 @@ from pathlib import Path
 
 from workspace.base import cli, network, places, settings
 from workspace.base.cli import UserError
+from workspace.base.files import locked
 from workspace.base.places import IN_IMAGE, REPOSITORY
+from workspace.host import causes
+from workspace.host.installer import InstallationError, Installer
 
 FOLDER = Path("/opt/venv") if IN_IMAGE else REPOSITORY / ".venv"
 PYTHON = FOLDER / "bin" / "python"
 TESTS = REPOSITORY / "tests" / "requirements.lock"
 
-_DOCKER = REPOSITORY / "docker"
+_PACKAGES = REPOSITORY / "docker" / "requirements.lock"
+_TORCH = REPOSITORY / "docker" / "torch.in"
+_WHEELS = {name: REPOSITORY / "docker" / f"torch-{name}.txt" for name in ("cpu", "cuda")}
+_MADE_FROM = FOLDER / "made-from"
 
 
 def enter() -> None:
@@ -36,24 +43,96 @@ def enter() -> None:
 
 
 def make(extra: Path | None = None) -> None:
-    """Make `.venv`, or bring it up to date with the locks; instant where it is. `extra` is one more lock to install.
+    """Make `.venv`, or have it follow the locks: what they name is in it, and nothing else. Instant where that is so.
 
-    Raises UserError where it cannot be made.
+    `extra` is one more lock, which it follows from then on. Raises UserError where it cannot be made.
     """
-    locks = [_DOCKER / "requirements.lock", *([extra] if extra else [])]
-    torch = _torch_requirements()
-    stamp = FOLDER / "made-from"
-    wanted = {_digest(file) for file in [*locks, torch]}
-    if stamp.exists() and wanted <= set(stamp.read_text().split()):
-        _make_importable()
-        return
-    installer = uv()
-    cli.say(f"Making {FOLDER.name} from {', '.join(str(lock.relative_to(REPOSITORY)) for lock in locks)} ...")
-    _install(installer, *(argument for lock in locks for argument in ("--requirement", str(lock))))
-    _install_torch(installer, torch)
+    if not _follows(extra):
+        if FOLDER.is_symlink():
+            raise UserError(
+                f"{FOLDER} is a link to another checkout's, {FOLDER.resolve()}, which follows other locks: remove the "
+                "link, and one is made here"
+            )
+        with locked(places.NATIVE / "venv.lock", f"{FOLDER.name} is being made by another command; waiting for it ..."):
+            if not _follows(extra):
+                _follow(extra)
     _make_importable()
-    made = set(stamp.read_text().split()) if stamp.exists() else set()
-    stamp.write_text("\n".join(sorted(made | wanted)))
+
+
+def installer() -> Installer:
+    """What installs into `.venv`, which is made, empty, where there is none. Raises UserError where that fails."""
+    if not PYTHON.exists():
+        made = subprocess.run([sys.executable, "-m", "venv", str(FOLDER)], capture_output=True, text=True, check=False)
+        if made.returncode:
+            shutil.rmtree(FOLDER, ignore_errors=True)
+            said = made.stderr.strip() or made.stdout.strip()
+            why = "on Debian or Ubuntu: apt install python3-venv" if "ensurepip" in said else said.splitlines()[-1]
+            raise UserError(f"Python cannot make a virtual environment here: {why}")
+    return Installer(PYTHON)
+
+
+def _follows(extra: Path | None) -> bool:
+    """Whether `.venv` was made from the locks as they are now."""
+    made = _made()
+    return PYTHON.exists() and made == _digests([*_locks(extra, made), _wheels(made)])
+
+
+def _follow(extra: Path | None) -> None:
+    """Install what the locks name, and remove what they do not."""
+    made = _made()
+    locks, wheels = _locks(extra, made), _wheels(made)
+    cli.say(f"Making {FOLDER.name} from {', '.join(_name(lock) for lock in [*locks, wheels])} ...")
+    _MADE_FROM.unlink(missing_ok=True)  # until it is whole again
+    uv = installer()
+    for lock in locks:
+        uv.install(lock)
+    # One build of PyTorch is not told from another by its version.
+    other_build = [] if _name(wheels) in made else ["--reinstall-package=torch", "--reinstall-package=torchvision"]
+    index = settings.get("WORKSPACE_TORCH_INDEX")
+    try:
+        uv.install(wheels, *other_build, *(["--default-index", index] if index else []))
+    except InstallationError as error:
+        if index or settings.get("WORKSPACE_WHEELS") or error.kind is not causes.Kind.PACKAGES:
+            raise
+        cli.say("PyTorch's index of CPU wheels cannot be reached: taking the general build, 3 GB to download.")
+        wheels = _WHEELS["cuda"]
+        uv.install(wheels)
+    # Not by `uv pip sync`, which would take all of it from the one index that has PyTorch's CPU wheels.
+    uv.remove(uv.installed() - _named_by([*locks, wheels, _TORCH]))
+    _MADE_FROM.write_text("".join(f"{name} {digest}\n" for name, digest in _digests([*locks, wheels]).items()))
+
+
+def _locks(extra: Path | None, made: dict[str, str]) -> list[Path]:
+    """The workspace's own, with the tests' where they are asked for or in already."""
+    return [_PACKAGES, *([TESTS] if extra == TESTS or _name(TESTS) in made else [])]
+
+
+def _wheels(made: dict[str, str]) -> Path:
+    """PyTorch's: as somebody asked, else CUDA's where there is an NVIDIA driver, else those that are in, else CPU's."""
+    there = "cuda" if _name(_WHEELS["cuda"]) in made else "cpu"
+    wheels = settings.get("WORKSPACE_WHEELS") or ("cuda" if Path("/dev/nvidiactl").exists() else there)
+    if wheels not in _WHEELS:
+        raise UserError(f"WORKSPACE_WHEELS is {wheels!r}; use cpu or cuda", cli.BAD_INPUT)
+    return _WHEELS[wheels]
+
+
+def _made() -> dict[str, str]:
+    """The locks that `.venv` was made from, each with its digest; none where making it did not come to its end."""
+    lines = _MADE_FROM.read_text().splitlines() if _MADE_FROM.exists() else []
+    return dict(line.split() for line in lines if " " in line)
+
+
+def _digests(locks: list[Path]) -> dict[str, str]:
+    return {_name(lock): hashlib.sha256(lock.read_bytes()).hexdigest() for lock in locks}
+
+
+def _name(lock: Path) -> str:
+    return str(lock.relative_to(REPOSITORY))
+
+
+def _named_by(locks: list[Path]) -> set[str]:
+    """The packages that these files name."""
+    return {name for lock in locks for name in re.findall(r"(?m)^([\w-]+)==", lock.read_text())}
 
 
 def _make_importable() -> None:
@@ -64,62 +143,3 @@ def _make_importable() -> None:
     link, folder = packages / "workspace.pth", f"{REPOSITORY / 'scripts'}\n"
     if not link.exists() or link.read_text() != folder:
         link.write_text(folder)
-
-
-def uv() -> Path:
-    """The installer, at the version the image uses, inside `.venv`."""
-    if not PYTHON.exists():
-        made = subprocess.run([sys.executable, "-m", "venv", str(FOLDER)], capture_output=True, text=True, check=False)
-        if made.returncode:
-            shutil.rmtree(FOLDER, ignore_errors=True)
-            raise UserError(
-                "Python cannot make virtual environments here; on Debian or Ubuntu: apt install python3-venv"
-            )
-    installer = FOLDER / "bin" / "uv"
-    lock = _DOCKER / "uv.txt"
-    locked = lock.read_text().split(maxsplit=1)[0].removeprefix("uv==")
-    if not installer.exists() or locked not in _output(installer, "--version"):
-        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        downloads = os.environ | network.environment()
-        if subprocess.run([*pip, "--requirement", str(lock)], env=downloads, check=False).returncode:
-            raise UserError("the package installer uv could not be downloaded; see the lines above")
-    return installer
-
-
-def _torch_requirements() -> Path:
-    """The CUDA wheels where there is an NVIDIA driver or somebody asked for them, the CPU wheels elsewhere."""
-    wheels = settings.get("WORKSPACE_WHEELS") or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
-    file = _DOCKER / f"torch-{wheels}.txt"
-    if not file.exists():
-        raise UserError(f"WORKSPACE_WHEELS is {wheels!r}; use cpu or cuda", cli.BAD_INPUT)
-    return file
-
-
-def _install_torch(installer: Path, torch: Path) -> None:
-    index = settings.get("WORKSPACE_TORCH_INDEX")
-    try:
-        _install(installer, "--requirement", str(torch), *(["--default-index", index] if index else []))
-    except UserError:
-        if torch.name == "torch-cuda.txt" or index:
-            raise
-        cli.say(
-            "PyTorch's index of CPU wheels cannot be reached; taking the general index's build, which is larger (3 GB)."
-        )
-        _install(installer, "--requirement", str(_DOCKER / "torch-cuda.txt"))
-
-
-def _install(installer: Path, *arguments: str) -> None:
-    # --no-deps: the locks are complete, and leave out on purpose what docker/overrides.txt names.
-    command = [str(installer), "pip", "install", "--python", str(PYTHON), "--no-deps", *arguments]
-    # Compiled once, here: not by each command's first start, nor by every one where nothing may be written beside it.
-    settings = {"UV_HTTP_TIMEOUT": "180", "UV_COMPILE_BYTECODE": "1"}
-    if subprocess.run(command, env=os.environ | network.environment() | settings, check=False).returncode:
-        raise UserError("the packages could not be installed; the lines above say why")
-
-
-def _output(*command: str | Path) -> str:
-    return subprocess.run([*command], capture_output=True, text=True, check=False).stdout
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from labs import Lab, command, wait_until
 from small import METRICS, notebook
 from workspace.runs import folders
 
+HOST = "172.17.0.1"  # this machine, for all containers, on whatever network
 TIME_TO_LIVE_S = 10
 RUNS = 5
 
@@ -35,21 +37,29 @@ class Cluster:
     checkout: Path
     work: Path
 
-    def compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        files = ["-f", "docker-compose.yml", "-f", "docker/cluster.yml"]
-        return command(
-            self.checkout,
-            *("docker", "compose", *files, *arguments),
-            COMPOSE_PROJECT_NAME=f"workspace-cluster-{os.getpid()}",
-            WORKSPACE_DIR=str(self.work),
-            WORKSPACE_UID=str(os.getuid() or 1000),
-            WORKSPACE_PORT="0",
-            WORKSPACE_BIND="127.0.0.1",
-            WORKSPACE_WORKER_TTL=f"{TIME_TO_LIVE_S}s",
-        )
+    def compose(self, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        files = [word for name in ("docker-compose.yml", "docker/cluster.yml", *overlays) for word in ("-f", name)]
+        return self.command("docker", "compose", *files, *arguments)
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return command(self.checkout, *arguments, **self.settings() | environment)
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "COMPOSE_PROJECT_NAME": f"workspace-cluster-{os.getpid()}",
+            "WORKSPACE_DIR": str(self.work),
+            "WORKSPACE_UID": str(os.getuid() or 1000),
+            "WORKSPACE_PORT": "0",
+            "WORKSPACE_BIND": "127.0.0.1",
+            "WORKSPACE_WORKER_TTL": f"{TIME_TO_LIVE_S}s",
+            "WORKSPACE_CLUSTER_ADDRESS": HOST,
+        }
 
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "--quiet", service).stdout.split()
+
+    def inspect(self, container: str, what: str) -> str:
+        return self.command("docker", "inspect", "--format", what, container).stdout.strip()
 
     def sweep(self, folder: str) -> subprocess.Popen[str]:
         """Begin a sweep of all runs in the background."""
@@ -178,7 +188,8 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_no_result(cluster: Cluster) 
 def test_a_worker_killed_and_one_that_falls_silent_lose_nothing(cluster: Cluster) -> None:
     sweep = cluster.sweep("gone")
     killed, silent = cluster.containers("worker")
-    wait_until(lambda: len(cluster.at_work("gone")) == 2 or sweep.poll() is not None, 90)
+    made = cluster.work / "made"
+    wait_until(lambda: (made.exists() and len(made.read_text().split()) == 2) or sweep.poll() is not None, 90)
     subprocess.run(["docker", "kill", killed], check=True, capture_output=True)
     wait_until(lambda: cluster.results("gone"), 60)
     subprocess.run(["docker", "start", killed], check=True, capture_output=True)
@@ -193,7 +204,7 @@ def test_a_worker_killed_and_one_that_falls_silent_lose_nothing(cluster: Cluster
     records = {file: file.stat().st_mtime_ns for file in cluster.work.glob("gone/*/run.json")}
     wait_until(lambda: not cluster.at_work("gone"))  # the one that was silent has ended, too
     assert records == {file: file.stat().st_mtime_ns for file in cluster.work.glob("gone/*/run.json")}, "overwritten"
-    again = Counter((cluster.work / "made").read_text().split())
+    again = Counter(made.read_text().split())
     assert max(again.values()) > 1, "no run was begun twice, so nothing was lost on the way: this test tests nothing"
 
 
@@ -213,3 +224,56 @@ def test_a_lost_scheduler_is_exit_code_3_and_the_same_command_goes_on(cluster: C
     assert again.returncode == 0, output
     assert cluster.results("lost") == list(range(1, RUNS + 1))
     assert all(file.stat().st_mtime_ns == made for file, made in before.items())
+
+
+@pytest.fixture(scope="module")
+def members_file(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What another machine is given, when the scheduler has a port on this one."""
+    opened = cluster.compose("up", "--detach", "--no-build", "--scale", "worker=1", overlays=("docker/machines.yml",))
+    assert opened.returncode == 0, opened.stderr
+    file = tmp_path_factory.mktemp("given") / "cluster.yaml"
+    copied = cluster.command("docker", "compose", "cp", "workspace:/run/workspace-cluster/cluster.yaml", str(file))
+    assert copied.returncode == 0, copied.stderr
+    os.chown(file, 1000, 1000)
+    return file
+
+
+@pytest.fixture
+def elsewhere(cluster: Cluster) -> Iterator[dict[str, str]]:
+    """Another machine: a compose project with a network of its own, which nothing leads into."""
+    settings = {"COMPOSE_PROJECT_NAME": f"workspace-elsewhere-{os.getpid()}"}
+    yield settings
+    stopped = cluster.command("scripts/worker", "--stop", **settings)
+    assert stopped.returncode == 0, stopped.stderr
+    assert cluster.command("docker", "compose", "ps", "--quiet", **settings).stdout == ""
+    cluster.command("docker", "compose", "--project-name", settings["COMPOSE_PROJECT_NAME"], "down", "--volumes")
+
+
+def test_another_machine_joins_by_one_command_and_one_file_and_nobody_needs_to_reach_it(
+    cluster: Cluster, members_file: Path, elsewhere: dict[str, str]
+) -> None:
+    joined = cluster.command("scripts/worker", str(members_file), "--count", "2", **elsewhere)
+    assert joined.returncode == 0, joined.stdout + joined.stderr
+    [worker] = cluster.command("docker", "compose", "ps", "--quiet", "worker", **elsewhere).stdout.split()
+    assert command(cluster.checkout, "docker", "port", worker).stdout == ""
+    address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    reach = f"import socket; socket.create_connection(('{cluster.inspect(worker, address)}', 9), 2)"
+    out_of_reach = cluster.compose("exec", "-T", "scheduler", "python", "-c", reach)
+    assert "timed out" in out_of_reach.stderr, "refused would mean that it can be reached"
+    cluster.compose("stop", "worker")
+    sweep = cluster.sweep("elsewhere")
+    output, _ = sweep.communicate(timeout=180)
+    assert sweep.returncode == 0, output
+    assert cluster.results("elsewhere") == list(range(1, RUNS + 1))
+    hosts = {json.loads(file.read_text())["host"] for file in cluster.work.glob("elsewhere/*/run.json")}
+    assert hosts == {socket.gethostname()}, "the machine's name, for people"
+
+
+def test_another_machine_with_another_work_folder_is_told_so_and_does_not_join(
+    cluster: Cluster, members_file: Path, elsewhere: dict[str, str], tmp_path: Path
+) -> None:
+    os.chown(tmp_path, 1000, 1000)
+    refused = cluster.command("scripts/worker", str(members_file), **elsewhere, WORKSPACE_DIR=str(tmp_path))
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "does not see what this machine writes into /workspace" in refused.stderr
+    assert cluster.command("docker", "compose", "ps", "--quiet", "worker", **elsewhere).stdout == ""

@@ -1,45 +1,35 @@
 """Many runs at once, by dask.distributed: in this process, or on any Dask cluster that shares the work folder."""
 
 import contextlib
-import hashlib
 import itertools
 import logging
 import os
-import platform
 import re
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import dask
 import distributed
 from distributed import Client, Future, LocalCluster
-from lesson import machine
 
-from workspace.base import cli, places
+from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
-from workspace.runs import execution, folders
+from workspace.runs import folders
 from workspace.runs.execution import Job
+from workspace.sweeps import worker
 
 NO_WORKERS = 3
 """Exit code: there is nobody to do the work, or nobody any more."""
 
-_CONNECTS_WITHIN_S, _ANSWERS_WITHIN_S = 8, 30
-
-_cancels: dict[str, threading.Event] = {}
-"""How this process stops the sweeps that it began, by name; other processes ask the scheduler."""
+CONNECTS_WITHIN_S, _ANSWERS_WITHIN_S = 8, 30
 
 dask.config.set(
     {
         "distributed.scheduler.worker-saturation": 1.0,  # no worker holds back a run that another could begin
         "distributed.scheduler.allowed-failures": 3,  # a machine that goes takes no run with it
-        "distributed.comm.timeouts.connect": _CONNECTS_WITHIN_S,
+        "distributed.comm.timeouts.connect": CONNECTS_WITHIN_S,
     }
 )
 # What goes wrong is told once, by the command.
@@ -73,28 +63,36 @@ def local(jobs: int) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def remote(scheduler: str, folder: Path) -> Iterator[Client]:
-    """The workers of the cluster at `scheduler`, all with the versions of this machine and the same `folder`.
-
-    Raises UserError where there are none, or others.
-    """
-    if not re.match(r"(tcp|tls)://", scheduler):
-        raise UserError(f"--scheduler {scheduler}: write tcp://HOST:8786 or tls://HOST:8786", cli.BAD_INPUT)
-    try:
-        client = Client(scheduler, timeout=_CONNECTS_WITHIN_S)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"no scheduler answers at {scheduler}: {error}", NO_WORKERS) from error
-    with client:
+def remote(scheduler: str) -> Iterator[Client]:
+    """The workers of the cluster at `scheduler`. Raises UserError where it has none."""
+    with connected(scheduler) as client:
         try:
             client.wait_for_workers(1, timeout=_ANSWERS_WITHIN_S)
         except TimeoutError as error:
             raise UserError(
-                f"the scheduler at {scheduler} has no workers; on each machine: "
-                f"dask worker {scheduler} --nworkers 1 --nthreads 1 --memory-limit 0",
+                f"the scheduler at {scheduler} has no workers; scripts/worker on another machine makes one, or "
+                "docker compose up --scale worker=2 on this one; their logs say why where they do not stay",
                 NO_WORKERS,
             ) from error
-        _require_same(client, folder)
         yield client
+
+
+def connected(scheduler: str, within_s: float = CONNECTS_WITHIN_S) -> Client:
+    """A client of the scheduler at this address. Raises UserError where none answers, or one with other keys."""
+    if not re.match(r"(tcp|tls)://", scheduler):
+        raise UserError(f"the scheduler {scheduler}: write tcp://HOST:8786 or tls://HOST:8786", cli.BAD_INPUT)
+    try:
+        return Client(scheduler, timeout=within_s)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        if _certificate_refused(error):
+            raise UserError(
+                f"the scheduler at {scheduler} has other keys than this machine: copy its cluster.yaml here again",
+                NO_WORKERS,
+            ) from error
+        raise UserError(
+            f"no scheduler answers at {scheduler}: is it up, and is its port open for this machine? ({error})",
+            NO_WORKERS,
+        ) from error
 
 
 def work_off(
@@ -112,8 +110,10 @@ def work_off(
     `waiting` is called with the number of jobs under way, some times a second. Raises LostError.
     """
     name = f"sweep-{os.urandom(8).hex()}"
-    _cancels[name] = cancel
+    worker.cancels[name] = cancel
     everywhere = distributed.Event(name, client=client)
+    outcomes: dict[str, str] = {}  # by the futures' keys
+    client.subscribe_topic(name, lambda event: outcomes.update([event[1]]))
     told = False
     under_way: dict[Future, Job] = {}
     again: list[Job] = []
@@ -128,63 +128,36 @@ def work_off(
             room = len(slots) * (2 if ahead else 1) - len(under_way)
             if not cancel.is_set():
                 for job in itertools.islice(itertools.chain(_popped(again), jobs), max(0, room)):
-                    under_way[client.submit(make_here, job, slots, name, pure=False)] = job
+                    under_way[client.submit(worker.make_run, job, slots, name, worker.fingerprint(), pure=False)] = job
             elif not told:
                 told = True
                 with contextlib.suppress(Exception):
                     everywhere.set()
             for future in [future for future in under_way if future.done()]:
                 job = under_way.pop(future)
-                if following := ended(job, _outcome(future)):
+                if following := ended(job, _outcome(future, outcomes)):
                     again.append(following)
             if not under_way and (cancel.is_set() or (not again and room > 0)):
                 return
             waiting(min(len(under_way), len(slots)))
             cancel.wait(0.05) if not told else time.sleep(0.05)
     finally:
-        del _cancels[name]
+        del worker.cancels[name]
+        with contextlib.suppress(Exception):  # whatever Dask raises when its scheduler is gone
+            everywhere.set()
+            client.unsubscribe_topic(name)
 
 
-def make_here(job: Job, slots: dict[str, tuple[int, int]], sweep: str) -> str:
-    """Run `job` on this worker unless it is done already, and return how it ended."""
-    if job.folder.exists():
-        return folders.Run(job.folder).status
-    worker = distributed.get_worker()
-    index, at_once = slots.get(worker.address, (0, 1))
-    environment = {"OMP_NUM_THREADS": str(max(1, _cpus() // at_once))} | job.environment
-    if gpus := _gpus():
-        environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
-    cancel = _cancels.get(sweep) or _RemoteCancel(sweep)
-    if cancel.is_set():
-        return folders.LOST
-    return execution.execute(replace(job, environment=environment), cancel).status
-
-
-class _RemoteCancel(threading.Event):
-    """Set when the sweep's command, in another process, says so, or cannot be heard any more."""
-
-    def __init__(self, sweep: str) -> None:
-        super().__init__()
-        self._event = distributed.Event(sweep, client=distributed.get_client())
-        self._ask_at = 0.0
-
-    def is_set(self) -> bool:
-        if not super().is_set() and time.monotonic() >= self._ask_at:
-            self._ask_at = time.monotonic() + 1
-            try:
-                if self._event.is_set():
-                    self.set()
-            except Exception:  # whatever Dask raises when its scheduler is gone
-                self.set()
-        return super().is_set()
-
-
-def _outcome(future: Future) -> str:
-    """How the run of `future` ended; that the worker could not make it is an outcome, too."""
+def _outcome(future: Future, told: dict[str, str]) -> str:
+    """How the run of `future` ended; that the worker could not make it is an outcome, too. Raises RefusedError."""
     if future.status == "finished":
-        return future.result()
+        return told.pop(future.key, folders.LOST)
     if future.status == "error":
         error = future.exception()
+        if isinstance(error, worker.RefusedError):
+            raise error
+        if isinstance(error, ImportError | AttributeError):  # there is no such function there
+            raise worker.RefusedError(f"a worker cannot run the workspace's code: {error}: use one image everywhere")
         return f"{folders.LOST}: {type(error).__name__}: {error}"
     return folders.LOST
 
@@ -200,64 +173,15 @@ def _require_running(client: Client) -> None:
         raise LostError("the scheduler does not answer any more")
 
 
-def _slots(client: Client) -> dict[str, tuple[int, int]]:
-    """For each worker its number on its machine, and how many there are on that machine."""
-    machines: dict[str, list[str]] = {}
-    for address in sorted(client.scheduler_info(n_workers=-1)["workers"]):
-        host = re.match(r"\w+://\[?([^/\]]+?)(:\d+)?(/|\]|$)", address)
-        machines.setdefault(host[1] if host else address, []).append(address)
-    return {
-        address: (index, len(neighbours))
-        for neighbours in machines.values()
-        for index, address in enumerate(neighbours)
-    }
+def _slots(client: Client) -> dict[str, worker.Slot]:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return worker.slots({address: str(told["name"]) for address, told in workers.items()})
 
 
-def _require_same(client: Client, folder: Path) -> None:
-    """Refuse workers that would not make the runs that this machine would make."""
-    here = _fingerprint(folder)
-    try:
-        theirs = client.run(_fingerprint, folder)
-    except Exception as error:  # whatever an import that fails there raises here
-        raise UserError(f"the workers cannot run the workspace's code: {error}. Use one image everywhere") from error
-    for worker, fingerprint in theirs.items():
-        for what, value in here.items():
-            if fingerprint.get(what) != value:
-                if what == "folder":
-                    raise UserError(f"{worker} does not see {folder}: share it, at the same path", cli.BAD_INPUT)
-                raise UserError(
-                    f"{worker} has {what} {fingerprint.get(what)} and here is {value}: use one image everywhere",
-                    cli.BAD_INPUT,
-                )
-
-
-def _fingerprint(folder: Path) -> dict[str, str]:
-    package = b"".join(file.read_bytes() for file in sorted((places.REPOSITORY / "scripts").rglob("*.py")))
-    return {
-        "Python": platform.python_version(),
-        "distributed": distributed.__version__,
-        "torch": execution.versions().get("torch", "none"),
-        "the workspace's code of": hashlib.sha256(package).hexdigest()[:8],
-        "folder": str(folder.is_dir()),
-    }
-
-
-@cache
-def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name.strip()]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
-
-
-def _cpus() -> int:
-    return machine.threads(os.cpu_count() or 1)
-
-
-def default_jobs() -> int:
-    """How many runs this machine makes at once unless it is told: one a GPU, else one for each two CPUs."""
-    return len(_gpus()) or max(1, _cpus() // 2)
+def _certificate_refused(error: BaseException | None) -> bool:
+    """Whether one side of a connection does not know the authority of the other's certificate."""
+    while error:
+        if "SSL" in str(error) or "certificate" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -214,15 +214,13 @@ class Sweep:
 
     def _work_off(self, missing: Iterator[dict[str, Any]]) -> None:
         """Make the runs of `missing`, until Ctrl-C."""
-        from workspace.sweeps import cluster  # it imports Dask and papermill: a sweep with nothing to do is quick
+        from workspace.sweeps import cluster, worker  # Dask and papermill: a sweep with nothing to do is quick
 
         options, begun = self._options, time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: self._cancel.set())
         workers = (
-            cluster.remote(options.scheduler, self.folder)
-            if options.scheduler
-            else cluster.local(options.jobs or cluster.default_jobs())
+            cluster.remote(options.scheduler) if options.scheduler else cluster.local(options.jobs or worker.how_many())
         )
         with workers as client, StatusLine() as line:
             cluster.work_off(

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import Lab, command, free_port
+from labs import REPOSITORY, Lab, command, free_port
 from workspace.host import causes, start
 
 
@@ -102,6 +105,46 @@ def test_without_an_engine_the_same_lab_is_served_natively(checkout: Path, witho
     stopped = command(checkout, "scripts/stop", **without_engine)
     assert str(checkout / "work") in stopped.stdout
     assert (checkout / "work/first_pytorch_classifier.ipynb").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for somebody else")
+@pytest.mark.parametrize("name", ["start", "run", "token"])
+def test_folder_that_may_not_be_written_to_is_one_line(name: str) -> None:
+    arguments = {"start": ["--native"], "run": ["x.ipynb"], "token": ["rotate"]}[name]
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are its user's alone
+        Path(folder).chmod(0o755)
+        for part in ("scripts", "docker"):
+            shutil.copytree(REPOSITORY / part, f"{folder}/{part}", ignore=shutil.ignore_patterns("__pycache__"))
+        refused = subprocess.run(
+            ["/usr/bin/python3", f"{folder}/scripts/{name}", *arguments],
+            env={"PATH": "/nowhere"},
+            user=65534,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "Permission denied" in refused.stderr or "no workspace is running" in refused.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a small disk")
+@pytest.mark.parametrize("free_kb", [0, 1200])
+def test_disk_that_is_full_is_one_line(tmp_path: Path, free_kb: int) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("this machine makes no small disk")
+    try:
+        for part in ("scripts", "docker"):
+            shutil.copytree(REPOSITORY / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+        with (tmp_path / "fill").open("wb") as file:
+            file.write(bytes(shutil.disk_usage(tmp_path).free - (free_kb << 10)))
+        start = ["/usr/bin/python3", "-B", tmp_path / "scripts/start", "--native"]
+        refused = subprocess.run(start, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "No space left" in refused.stderr or "the disk is full" in refused.stderr
 
 
 def test_settings_in_dotenv_count_without_an_engine_too(checkout: Path, without_engine: dict[str, str]) -> None:

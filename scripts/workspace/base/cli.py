@@ -4,11 +4,16 @@ Exit codes: 0 done, 1 it failed, 2 bad input (nothing was started), 130 interrup
 """
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 BAD_INPUT = 2
+
+# What a machine does to a program that is right: it gets a line, everything else its traceback.
+_MACHINES_FAULTS = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
 
 
 class UserError(Exception):
@@ -28,6 +33,11 @@ def no_arguments(parser: argparse.ArgumentParser) -> None:
     """The command has none but --help."""
 
 
+def path(text: str) -> Path:
+    """A path on the command line. The commands cannot name the class themselves: old Pythons lack it."""
+    return Path(text)
+
+
 def say(line: str) -> None:
     """Print a line for the person at the terminal, at once, whatever the output is connected to."""
     print(line, flush=True)
@@ -45,6 +55,7 @@ def run(
     packages, `enter` goes where they are; help and a wrong command line are answered before. What the command does not
     know is refused, unless `arguments` gives it a default for `others`, which then holds it.
     """
+    name = sys.argv[0].rpartition("/")[2]
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     try:
         arguments(parser)
@@ -57,7 +68,7 @@ def run(
             enter()
         sys.exit(main(options))
     except UserError as error:
-        print(f"{sys.argv[0].rpartition('/')[2]}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -66,3 +77,8 @@ def run(
         # The reader (`| head`) has gone; nobody is left to tell, and Python's own flush at exit must not try.
         sys.stdout = None
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _MACHINES_FAULTS:
+            raise
+        print(f"{name}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -47,7 +47,7 @@ _CAUSES = (  # the first that matches counts
     Cause(Kind.ADDRESS, r"cannot assign requested address", access.NO_SUCH_ADDRESS),
     Cause(
         Kind.DISK,
-        r"no space left on device|ENOSPC|not enough space",
+        r"[Nn]o space left on device|ENOSPC|not enough space",
         "the disk is full; `docker system df` shows what of it Docker holds, `docker builder prune` frees its build "
         "cache",
     ),

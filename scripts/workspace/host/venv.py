@@ -62,12 +62,15 @@ def make(extra: Path | None = None) -> None:
 def installer() -> Installer:
     """What installs into `.venv`, which is made, empty, where there is none. Raises UserError where that fails."""
     if not PYTHON.exists():
-        made = subprocess.run([sys.executable, "-m", "venv", str(FOLDER)], capture_output=True, text=True, check=False)
-        if made.returncode:
-            shutil.rmtree(FOLDER, ignore_errors=True)
-            said = made.stderr.strip() or made.stdout.strip()
-            why = "on Debian or Ubuntu: apt install python3-venv" if "ensurepip" in said else said.splitlines()[-1]
-            raise UserError(f"Python cannot make a virtual environment here: {why}")
+        # Step by step: in one, what the second says would be lost.
+        for step in ([sys.executable, "-m", "venv", "--without-pip", FOLDER], [PYTHON, "-m", "ensurepip"]):
+            done = subprocess.run(step, capture_output=True, text=True, check=False)
+            if done.returncode:
+                shutil.rmtree(FOLDER, ignore_errors=True)
+                said = done.stdout + done.stderr
+                needs_package = re.search("No module named ensurepip|ensurepip is (disabled|not available)", said)
+                why = "on Debian or Ubuntu: apt install python3-venv" if needs_package else causes.explain(said)
+                raise UserError(f"Python cannot make a virtual environment here: {why}")
     return Installer(PYTHON)
 
 

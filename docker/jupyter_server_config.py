@@ -11,7 +11,7 @@ from jupyter_server.auth.identity import IdentityProvider, User
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from workspace.base import places, settings
-from workspace.lab import access, server
+from workspace.lab import access, contents, server
 
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
@@ -86,7 +86,8 @@ c.LabApp.extension_manager = "readonly"
 c.LabApp.app_settings_dir = str(Path(__file__).resolve().parent / "lab-settings")
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
-c.ServerApp.contents_manager_class = server.AtomicContents
+c.ServerApp.contents_manager_class = contents.AtomicContents
+contents.protect_layouts_and_settings()
 c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
 c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing

@@ -353,10 +353,18 @@ def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fres
     lab = Lab(fresh.command("scripts/link").stdout.strip())
     assert "MB are free in /workspace" in fresh.command("docker", "compose", "logs").stdout
     assert lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(1)).ok
+    tabs, layout = "/lab/api/workspaces/default", {"data": {"mark": "first"}, "metadata": {"id": "default"}}
+    assert lab.request("PUT", tabs, lab.token, json=layout).ok
     fresh.inside("sh", "-c", "cat /dev/zero > /workspace/filling")
     refused = lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(2))
     assert refused.status_code == 500
     assert "No space left on device" in refused.text
     assert read(lab) == 1
+    restored = lab.request("POST", "/api/contents/saved.ipynb/checkpoints/checkpoint", lab.token)
+    assert restored.status_code == 500
+    assert read(lab) == 1
+    layout = {"data": {"mark": "second"}, "metadata": {"id": "default"}}
+    assert lab.request("PUT", tabs, lab.token, json=layout).status_code == 500
+    assert lab.get(tabs, lab.token).json()["data"] == {"mark": "first"}
     made = fresh.command("scripts/backup", str(fresh.checkout / "rescued.tar.gz"))
     assert made.returncode == 0, made.stderr

@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
+from workspace.base.files import UNFINISHED
 
 _LIST = "sha256.json"
 _STAGING = ".restoring-"
@@ -72,7 +73,7 @@ def _files() -> Iterator[tuple[str, Path]]:
             yield name, path
         for folder, folders, files in os.walk(path):
             folders[:] = sorted(folder for folder in folders if not folder.startswith(_STAGING))
-            for file in sorted(files):
+            for file in sorted(file for file in files if not file.startswith(UNFINISHED)):
                 inside = Path(folder, file)
                 yield f"{name}/{inside.relative_to(path)}", inside
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workspace.base import cli, network, places
 from workspace.base.cli import UserError
+from workspace.base.files import remove_unfinished
 from workspace.lab import access, preflight, seed
 
 
@@ -16,6 +17,7 @@ def main(ip: str, port: int) -> None:
         preflight.require_writable(folder)
     _make_private(places.state())
     _make_private(places.runtime())
+    remove_unfinished(places.work())
     for line in preflight.warnings() + _seed():
         cli.say(f"workspace: {line}")
     access.write(access.in_use(), access.resolve())

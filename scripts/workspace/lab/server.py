@@ -1,15 +1,9 @@
-"""What the lab does beyond the stock one: saves survive a crash, deaths have reasons, the log holds no secret."""
+"""What the server does beyond the stock one: deaths have reasons, the log holds no secret."""
 
-import contextlib
 import logging
-import os
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 from jupyter_client.ioloop import AsyncIOLoopKernelRestarter
-from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado.log import LogFormatter
 
@@ -24,28 +18,6 @@ class DiscreetFormatter(LogFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, or the lines of a traceback."""
         return super().format(record).replace(self.token, "REDACTED")
-
-
-class AtomicContents(AsyncLargeFileManager):
-    """Saves a file so that a crash leaves the old one or the new one.
-
-    The stock manager empties the file before it writes, with a copy beside it that only notebooks are recovered from.
-    """
-
-    @contextlib.contextmanager
-    def atomic_writing(self, os_path: str, text: bool = True, encoding: str = "utf-8") -> Iterator[IO]:
-        """A stream for the file's new content, which takes its place when the stream is complete."""
-        path = Path(os.path.realpath(os_path))  # a link goes on leading where it leads
-        new = path.with_name(f".{path.name}.saving")
-        with self.perm_to_403(os_path), contextlib.ExitStack() as at_end:
-            at_end.callback(new.unlink, missing_ok=True)
-            with new.open("w", encoding=encoding, newline="\n") if text else new.open("wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            if path.exists():
-                shutil.copymode(path, new)
-            new.replace(path)
 
 
 class TellingRestarter(AsyncIOLoopKernelRestarter):

@@ -1,0 +1,245 @@
+"""What the lab writes for its user is the old file or the new one, and the last that was acknowledged."""
+
+import asyncio
+import errno
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from labs import Lab, NativeServer
+from tornado.web import HTTPError
+from workspace.base.files import UNFINISHED, remove_unfinished
+from workspace.lab import contents
+
+LONGEST = "n" * (255 - len(".ipynb")) + ".ipynb"
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> contents.AtomicContents:
+    return contents.AtomicContents(root_dir=str(tmp_path))
+
+
+def file(content: str, **more: object) -> dict:
+    return {"type": "file", "format": "text", "content": content, **more}
+
+
+def notebook(text: str) -> dict:
+    cell = {"cell_type": "markdown", "metadata": {}, "source": text, "id": "c"}
+    return {"type": "notebook", "content": {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}}
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the disk takes half of a copy and no more."""
+
+    def copy_half(source: str, target: str) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_half)
+
+
+def in_order(*calls: Callable) -> list[object]:
+    """Make the calls at once; their results or errors in the order in which they were answered."""
+
+    async def all_at_once() -> list[object]:
+        answers = []
+
+        async def one(call: Callable) -> None:
+            try:
+                answers.append(await call())
+            except HTTPError as error:
+                answers.append(error)
+
+        await asyncio.gather(*map(one, calls))
+        return answers
+
+    return asyncio.run(all_at_once())
+
+
+def test_saves_of_one_file_at_once_all_succeed_and_the_last_acknowledged_is_there(
+    manager: contents.AtomicContents, tmp_path: Path
+) -> None:
+    acknowledged = []
+
+    async def save(number: int) -> None:
+        # Each is shorter than the one before, and so would overtake it.
+        await manager.save(notebook(str(number) * 2_000_000 if number < 3 else str(number)), "x.ipynb")
+        acknowledged.append(number)
+
+    assert in_order(*(lambda number=number: save(number) for number in range(8))) == [None] * 8
+    assert str(acknowledged[-1]) in (tmp_path / "x.ipynb").read_text()
+    assert acknowledged == list(range(8))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(UNFINISHED)] == []
+
+
+def test_two_tabs_save_one_notebook_at_the_same_time(native_lab: Lab) -> None:
+    refused = []
+
+    def tab(number: int) -> None:
+        for _ in range(10):
+            answer = native_lab.request(
+                "PUT", "/api/contents/tabs.ipynb", native_lab.token, json=notebook(str(number) * 500_000)
+            )
+            if not answer.ok:
+                refused.append(answer.text)
+
+    tabs = [threading.Thread(target=tab, args=(number,)) for number in range(4)]
+    for one in tabs:
+        one.start()
+    for one in tabs:
+        one.join()
+    assert refused == []
+    content = native_lab.get("/api/contents/tabs.ipynb", native_lab.token).json()["content"]
+    assert len(set(content["cells"][0]["source"])) == 1
+
+
+@pytest.mark.parametrize("name", [LONGEST, LONGEST.replace("ipynb", "txt"), "ä" * 120 + ".ipynb"])
+def test_names_as_long_as_the_disk_takes_are_saved_with_a_checkpoint_and_restored(
+    manager: contents.AtomicContents, tmp_path: Path, name: str
+) -> None:
+    async def work() -> None:
+        content = notebook if name.endswith("ipynb") else file
+        await manager.save(content("first"), name)
+        await manager.create_checkpoint(name)
+        await manager.save(content("second"), name)
+        assert "second" in (tmp_path / name).read_text()
+        await manager.restore_checkpoint("checkpoint", name)
+        assert "first" in (tmp_path / name).read_text()
+
+    asyncio.run(work())
+
+
+def test_checkpoints_of_two_long_names_are_two(manager: contents.AtomicContents) -> None:
+    places = {manager.checkpoints.checkpoint_path("checkpoint", "n" * 248 + end) for end in ("1.ipynb", "2.ipynb")}
+    assert len(places) == 2
+
+
+def test_checkpoint_restored_on_a_full_disk_leaves_the_notebook(
+    manager: contents.AtomicContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(manager.save(notebook("first"), "x.ipynb"))
+    asyncio.run(manager.save(notebook("second"), "x.ipynb"))
+    full_disk(monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(manager.restore_checkpoint("checkpoint", "x.ipynb"))
+    assert "second" in (tmp_path / "x.ipynb").read_text()
+
+
+def test_checkpoint_written_on_a_full_disk_leaves_the_one_before(
+    manager: contents.AtomicContents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(manager.save(notebook("first"), "x.ipynb"))
+    kept = Path(manager.checkpoints.checkpoint_path("checkpoint", "x.ipynb"))
+    asyncio.run(manager.save(notebook("second"), "x.ipynb"))
+    full_disk(monkeypatch)
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(manager.create_checkpoint("x.ipynb"))
+    assert "first" in kept.read_text()
+
+
+def test_link_goes_on_leading_where_it_leads_and_a_mode_stays(manager: contents.AtomicContents, tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "real.txt").chmod(0o640)
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    asyncio.run(manager.save(file("new"), "link.txt"))
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    assert (tmp_path / "real.txt").stat().st_mode & 0o777 == 0o640
+
+
+# --- uploads ---
+
+
+def test_upload_takes_the_name_when_it_is_whole(manager: contents.AtomicContents, tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_text("old")
+    for chunk, seen in ((1, "old"), (2, "old"), (-1, "abc")):
+        told = asyncio.run(manager.save(file("abc"[chunk if chunk < 0 else chunk - 1], chunk=chunk), "x.bin"))
+        assert (told["name"], told["path"], told["type"]) == ("x.bin", "x.bin", "file")
+        assert (tmp_path / "x.bin").read_text() == seen
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_new_upload_that_breaks_off_stands_under_no_name(manager: contents.AtomicContents, tmp_path: Path) -> None:
+    told = asyncio.run(manager.save(file("a", chunk=1), "new.bin"))
+    assert told["path"] == "new.bin"
+    assert not (tmp_path / "new.bin").exists()
+
+
+def test_two_uploads_of_one_name_do_not_mix(manager: contents.AtomicContents, tmp_path: Path) -> None:
+    asyncio.run(manager.save(file("a", chunk=1), "x.bin"))
+    with pytest.raises(HTTPError, match="is going on already"):
+        asyncio.run(manager.save(file("B", chunk=1), "x.bin"))
+    asyncio.run(manager.save(file("a", chunk=-1), "x.bin"))
+    assert (tmp_path / "x.bin").read_text() == "aa"
+    with pytest.raises(HTTPError, match="has lost its beginning"):
+        asyncio.run(manager.save(file("B", chunk=-1), "x.bin"))
+    assert (tmp_path / "x.bin").read_text() == "aa"
+
+
+def test_upload_that_broke_off_gives_way_to_the_next(
+    manager: contents.AtomicContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(manager.save(file("broken", chunk=1), "x.bin"))
+    monkeypatch.setattr(contents, "_UPLOAD_ALIVE_S", 0)
+    for chunk in (1, -1):
+        asyncio.run(manager.save(file("b", chunk=chunk), "x.bin"))
+    assert (tmp_path / "x.bin").read_text() == "bb"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+
+
+@pytest.mark.parametrize("chunk", [3, -1])
+def test_chunk_without_the_ones_before_is_refused(manager: contents.AtomicContents, tmp_path: Path, chunk: int) -> None:
+    (tmp_path / "x.bin").write_text("old")
+    with pytest.raises(HTTPError, match="has lost its beginning"):
+        asyncio.run(manager.save(file("c", chunk=chunk), "x.bin"))
+    assert (tmp_path / "x.bin").read_text() == "old"
+
+
+# --- what a kill leaves ---
+
+
+def test_what_killed_saves_left_is_gone_after_the_next_start(native_server: NativeServer) -> None:
+    work = native_server.folder / "work"
+    left = [work / f"{UNFINISHED}0123", work / "deep" / f"{UNFINISHED}4567"]
+    (work / "deep").mkdir(parents=True)
+    for path in [*left, work / "deep" / ".kept"]:
+        path.write_text("half")
+    with native_server.running():
+        assert [path for path in left if path.exists()] == []
+        assert (work / "deep" / ".kept").exists()
+
+
+def test_unfinished_folders_go_too(tmp_path: Path) -> None:
+    (tmp_path / f"{UNFINISHED}folder").mkdir()
+    (tmp_path / f"{UNFINISHED}folder" / "file").touch()
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the lab's open tabs and settings ---
+
+THEME = "/lab/api/settings/@jupyterlab/apputils-extension:themes"
+TABS = "/lab/api/workspaces/default"
+
+
+def write(lab: Lab, mark: str) -> tuple[requests.Response, requests.Response]:
+    layout = {"data": {"mark": mark}, "metadata": {"id": "default"}}
+    settings = {"raw": json.dumps({"theme": mark})}
+    return tuple(lab.request("PUT", where, lab.token, json=what) for where, what in ((TABS, layout), (THEME, settings)))
+
+
+def test_open_tabs_and_settings_are_written_beside_and_moved(native_server: NativeServer) -> None:
+    with native_server.running() as lab:
+        for mark in ("first", "second"):
+            assert [answer.status_code for answer in write(lab, mark)] == [204, 204]
+        folder = native_server.folder / "work/.jupyterlab"
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert len(files) == 2
+        before = {path: path.stat().st_ino for path in files}
+        write(lab, "third")
+        assert all("third" in path.read_text() and path.stat().st_ino != before[path] for path in files)
+        assert lab.get(TABS, lab.token).json()["data"] == {"mark": "third"}

@@ -344,7 +344,7 @@ def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fres
     overlay.write_text(SMALL_DISK)
     try:
         started = fresh.command(
-            *("docker", "compose", "-f", "docker-compose.yml", "-f", str(overlay), "up", "--detach", "--no-build")
+            *("docker", "compose", "-f", "docker-compose.yml", "-f", str(overlay), "up", "--detach", "--build")
         )
     finally:
         overlay.unlink()

@@ -243,7 +243,7 @@ def test_user_environment_is_made_once_and_survives_a_half_made_one(
 def test_small_machine_is_warned_in_the_log_before_work_is_lost(fresh: Container) -> None:
     (fresh.checkout / "docker/small.yml").write_text("services: {workspace: {shm_size: 16m}}\n")
     started = fresh.command(
-        "docker", "compose", "-f", "docker-compose.yml", "-f", "docker/small.yml", "up", "--detach", "--no-build"
+        "docker", "compose", "-f", "docker-compose.yml", "-f", "docker/small.yml", "up", "--detach", "--build"
     )
     (fresh.checkout / "docker/small.yml").unlink()
     assert started.returncode == 0, started.stderr

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pytest
 import requests
+from filelock import FileLock
 from labs import REPOSITORY, Container, Lab, NativeServer, wait_until
 from workspace.base.cli import UserError
+from workspace.host import backup as backup_command
 from workspace.lab import archive
 
 ROUNDS = int(os.environ.get("WORKSPACE_KILL_ROUNDS", "2"))
@@ -88,6 +91,103 @@ def test_what_stands_in_a_files_place_is_kept(folders: Path) -> None:
     assert (folders / "old/work/mine.ipynb").read_text() == '{"cells": []}'
 
 
+def test_what_cannot_be_kept_is_left_out_by_name_and_the_rest_is_kept(folders: Path) -> None:
+    work = folders / "old/work"
+    (work / "data").symlink_to("/data")
+    (work / "latest.ipynb").symlink_to("mine.ipynb")
+    os.mkfifo(work / "pipe")
+    held = archive.verify(io.BytesIO(saved()))
+    assert held.left_out == {
+        "work/data": "a link to /data",
+        "work/latest.ipynb": "a link to mine.ipynb",
+        "work/pipe": "not a file",
+    }
+    assert len(held.files) == 5
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act for a user without permission")
+def test_folder_and_file_that_cannot_be_read_are_named_and_the_command_fails(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (folders, *folders.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for path in folders.parents[:2]:
+        path.chmod(0o755)
+    for name in ("runs", "weights.pt"):
+        (folders / "old/work" / name).chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(
+            UserError, match=r"left out: work/runs \(Permission denied\), work/weights.pt \(Perm"
+        ) as told:
+            backup_command.backup(Path("mine.tar.gz"), natively=True)
+    finally:
+        os.seteuid(0)
+    assert told.value.exit_code == 1
+    assert "mine.tar.gz: 3 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["mine.ipynb", "runs"])
+def test_folder_where_a_file_is_now_and_the_other_way_round_are_kept_aside(folders: Path, where: str) -> None:
+    before = content(folders / "old/work")
+    backup = saved()
+    place = folders / "old/work" / where
+    if place.is_file():
+        place.unlink()
+        (place / "deep").mkdir(parents=True)
+        (place / "deep/file").write_text("newer")
+    else:
+        shutil.rmtree(place)
+        place.write_text("newer")
+    _, aside = archive.restore(io.BytesIO(backup))
+    assert {"newer"} == {path.read_text() for path in aside.rglob("*") if path.is_file()}
+    assert before.items() <= content(folders / "old/work").items()
+
+
+def killed_at(step: int, backup: bytes) -> bool:
+    """Restore in a process that dies, as by kill -9, before its step of that number that changes the disk."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    steps = 0
+
+    def counted(call: Callable) -> Callable:
+        def before_it(*arguments: object, **options: object) -> object:
+            nonlocal steps
+            steps += 1
+            if steps == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*arguments, **options)
+
+        return before_it
+
+    for name in ("link", "rename", "replace", "mkdir", "unlink", "rmdir"):
+        setattr(os, name, counted(getattr(os, name)))
+    archive.restore(io.BytesIO(backup))
+    os._exit(0)
+
+
+def test_restore_killed_at_any_step_leaves_each_file_old_or_new_and_the_repeat_completes(folders: Path) -> None:
+    work, restored = folders / "old/work", content(folders / "old/work")
+    backup = saved()
+    for step in range(1, 100):
+        for name in ("mine.ipynb", "weights.pt"):
+            (work / name).write_text("old")
+        if not killed_at(step, backup):
+            break
+        for name in ("mine.ipynb", "weights.pt"):
+            now = hashlib.sha256((work / name).read_bytes()).hexdigest()
+            assert now == restored[name] or (work / name).read_text() == "old", (step, name)
+        archive.restore(io.BytesIO(backup))
+        assert restored.items() <= content(work).items(), step
+        assert list(work.glob(".restoring-*")) == []
+    assert step > 10
+
+
+def test_two_restores_at_once_are_refused(folders: Path) -> None:
+    with FileLock(folders / "old/state/restore.lock"), pytest.raises(UserError, match="another restore is going on"):
+        archive.restore(io.BytesIO(saved()))
+
+
 def cut(backup: bytes) -> bytes:
     return backup[: len(backup) // 2]
 
@@ -139,28 +239,33 @@ def test_backup_that_is_not_right_is_refused_and_changes_nothing(
     assert content(folders / "new") == {}
 
 
+class Meddling(io.BytesIO):
+    """What a backup is written to, that does something else once so many bytes have come."""
+
+    def __init__(self, after: int, meddle: Callable[[], None]) -> None:
+        super().__init__()
+        self.after, self.meddle = after, meddle
+
+    def write(self, data: bytes) -> int:
+        if self.tell() > self.after:
+            self.after, meddle = sys.maxsize, self.meddle
+            meddle()
+        return super().write(data)
+
+
 def test_file_that_changes_while_it_is_saved_is_saved_whole(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = folders / "old/work/mine.ipynb"
-    stop = threading.Event()
+    weights = folders / "old/work/weights.pt"
 
-    def rewrite() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            file.with_suffix(".new").write_text(json.dumps({"cells": [number] * 100_000}))
-            file.with_suffix(".new").replace(file)
-            stop.wait(0.05)
+    def rewrite() -> None:  # in place, as a training loop does: the half that was read is of the one before
+        weights.write_bytes(b"2" * 3_000_000)
+        os.utime(weights, (1, 1))
 
-    writer = threading.Thread(target=rewrite)
-    writer.start()
-    try:
-        backup = saved()
-    finally:
-        stop.set()
-        writer.join()
+    stream = Meddling(1_000_000, rewrite)
+    archive.write(stream)
+    assert stream.after == sys.maxsize
     use(folders / "new", monkeypatch)
-    archive.restore(io.BytesIO(backup))
-    assert len(set(json.loads((folders / "new/work/mine.ipynb").read_text())["cells"])) <= 1
+    archive.restore(io.BytesIO(stream.getvalue()))
+    assert (folders / "new/work/weights.pt").read_bytes() == b"2" * 3_000_000
 
 
 def test_file_deleted_while_it_is_saved_spoils_nothing(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

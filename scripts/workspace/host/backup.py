@@ -11,10 +11,10 @@ from workspace.host import locate
 from workspace.lab import archive
 
 
-def backup(file: Path, *, natively: bool = False) -> str:
-    """Write the workspace to `file`, read it back, and return a line that says how large it is.
+def backup(file: Path, *, natively: bool = False) -> None:
+    """Write the workspace to `file`, read it back, and say how large it is.
 
-    Raises UserError where that fails; then there is no file.
+    Raises UserError where that fails, and then there is no file; or where something had to be left out, which it names.
     """
     if file.exists():
         raise UserError(f"{file} is there already; name another", cli.BAD_INPUT)
@@ -29,14 +29,17 @@ def backup(file: Path, *, natively: bool = False) -> str:
             stream.flush()
             os.fsync(stream.fileno())
         with part.open("rb") as stream:
-            count = archive.verify(stream)
+            held = archive.verify(stream)
         part.replace(file)
     except OSError as error:
         raise UserError(f"{error.filename or file}: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-    return f"{file}: {count:,} files, {file.stat().st_size / 1e6:.1f} MB, every byte verified."
+    cli.say(f"{file}: {len(held.files):,} files, {file.stat().st_size / 1e6:.1f} MB, every byte verified.")
+    if held.left_out:
+        names = ", ".join(f"{name} ({why})" for name, why in sorted(held.left_out.items()))
+        raise UserError(f"{file} has everything but what had to be left out: {names}")
 
 
 def restore(file: Path, *, natively: bool = False) -> None:

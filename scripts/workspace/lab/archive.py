@@ -8,6 +8,7 @@ no such list, one that was damaged does not agree with it.
 
 import argparse
 import contextlib
+import filecmp
 import gzip
 import hashlib
 import io
@@ -20,16 +21,18 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.base.files import UNFINISHED
+from workspace.base.files import UNFINISHED, replacing
 
 _LIST = "sha256.json"
 _STAGING = ".restoring-"
+_LOCK = "restore.lock"
 _PIECE = 1 << 20
 _TRIES = 5
 
@@ -39,43 +42,66 @@ def _sources() -> dict[str, Path]:
     return {"work": places.work(), "state/seeded.json": places.state() / "seeded.json"}
 
 
-def write(stream: BinaryIO) -> int:
-    """Write the workspace to `stream` and return how many files it has.
+@dataclass
+class Contents:
+    """What an archive holds: files with their SHA-256, and the reason for each thing that was left out."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def write(stream: BinaryIO) -> None:
+    """Write the workspace to `stream`.
 
     The lab may run meanwhile: a file that changes while it is read is read again, one that is deleted is left out
-    or kept as it last was.
+    or kept as it last was. Links are not followed: what they lead to inside of the work folder is saved under its own
+    name, and what is outside of it, such as datasets, is not the workspace's.
     """
-    digests: dict[str, str] = {}
+    saved = Contents()
     with (
         gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=stream) as zipped,
         tarfile.open(fileobj=zipped, mode="w|") as tar,
     ):
-        for name, path in _files():
+        for name, path in _paths(saved.left_out):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 for _ in range(_TRIES):  # what is added again replaces what was added before
                     before = path.lstat()
                     if not stat.S_ISREG(before.st_mode):
-                        print(f"left out, since it is no file: {name}", file=sys.stderr)
+                        saved.left_out[name] = f"a link to {path.readlink()}" if path.is_symlink() else "not a file"
                         break
-                    digests[name] = _add(tar, name, path)
+                    try:
+                        saved.files[name] = _add(tar, name, path)
+                    except PermissionError as error:
+                        saved.left_out[name] = error.strerror
+                        break
                     if _same(path.lstat(), before):
                         break
-        content = json.dumps({"files": digests}, indent=1).encode()
+        content = json.dumps(asdict(saved), indent=1).encode()
         member = tarfile.TarInfo(_LIST)
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
-    return len(digests)
 
 
-def _files() -> Iterator[tuple[str, Path]]:
-    for name, path in _sources().items():
+def _paths(left_out: dict[str, str]) -> Iterator[tuple[str, Path]]:
+    """Everything that is kept, but for folders, which are walked; those that cannot be are added to `left_out`."""
+    for kept, path in _sources().items():
+
+        def name(inside: str | Path, kept: str = kept, path: Path = path) -> str:
+            return f"{kept}/{Path(inside).relative_to(path)}"
+
+        def refused(error: OSError, name: Callable = name) -> None:
+            if not isinstance(error, FileNotFoundError):  # deleted meanwhile
+                left_out[name(error.filename)] = error.strerror
+
         if path.is_file():
-            yield name, path
-        for folder, folders, files in os.walk(path):
-            folders[:] = sorted(folder for folder in folders if not folder.startswith(_STAGING))
-            for file in sorted(file for file in files if not file.startswith(UNFINISHED)):
-                inside = Path(folder, file)
-                yield f"{name}/{inside.relative_to(path)}", inside
+            yield kept, path
+            continue
+        for folder, folders, files in os.walk(path, onerror=refused):
+            links = [Path(folder, entry) for entry in folders if Path(folder, entry).is_symlink()]
+            folders[:] = sorted(entry for entry in folders if not entry.startswith((_STAGING, UNFINISHED)))
+            kept_files = (Path(folder, file) for file in files if not file.startswith(UNFINISHED))
+            for inside in sorted([*kept_files, *links]):
+                yield name(inside), inside
 
 
 def _same(now: os.stat_result, before: os.stat_result) -> bool:
@@ -106,8 +132,8 @@ class _Hashing:
         return piece
 
 
-def verify(stream: BinaryIO) -> int:
-    """Read an archive to its end and return how many files it has. Raises UserError unless every byte is right."""
+def verify(stream: BinaryIO) -> Contents:
+    """Read an archive to its end and return what it holds. Raises UserError unless every byte is right."""
     digests, listed = {}, None
     with _faults_told():
         for member, content in _members(stream):
@@ -121,48 +147,81 @@ def verify(stream: BinaryIO) -> int:
 def restore(stream: BinaryIO) -> tuple[int, Path | None]:
     """Put an archive's files back; how many, and where those are that stood in their place and differed.
 
-    Nothing is touched before the whole archive has arrived and proved right, and nothing is overwritten.
-    Raises UserError where it is not right; then all is as it was.
+    Nothing is touched before the whole archive has arrived and proved right, and nothing is overwritten. Whenever this
+    is killed, each file is the old or the new one, and doing it again completes it.
+    Raises UserError where the archive is not right; then all is as it was.
     """
+    from filelock import FileLock, Timeout
+
     digests, listed, staging = {}, None, None
+    lock = places.state() / _LOCK
     try:
-        with _faults_told():
-            staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=places.work()))
-            for member, content in _members(stream):
-                if member.name == _LIST:
-                    listed = _list(content)
-                    continue
-                file = staging / member.name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                digests[member.name] = _digest(content, file)
-                file.chmod(0o600 | member.mode & 0o777)
-                os.utime(file, (member.mtime, member.mtime))
-        count = _require_equal(digests, listed)
-        return count, _put_in_place(staging, sorted(digests))
-    finally:
-        if staging:
-            shutil.rmtree(staging, ignore_errors=True)
+        with FileLock(lock, timeout=0):
+            try:
+                with _faults_told():
+                    for left in places.work().glob(f"{_STAGING}*"):  # of one that was killed
+                        shutil.rmtree(left)
+                    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=places.work()))
+                    for member, content in _members(stream):
+                        if member.name == _LIST:
+                            listed = _list(content)
+                            continue
+                        file = staging / member.name
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        digests[member.name] = _digest(content, file)
+                        file.chmod(0o600 | member.mode & 0o777)
+                        os.utime(file, (member.mtime, member.mtime))
+                count = len(_require_equal(digests, listed).files)
+                return count, _put_in_place(staging, sorted(digests))
+            finally:
+                if staging:
+                    shutil.rmtree(staging, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    except Timeout as error:
+        raise UserError("another restore is going on; nothing was changed") from error
 
 
 def _put_in_place(staging: Path, names: list[str]) -> Path | None:
-    aside = places.work() / time.strftime("before-restore-%Y%m%d-%H%M%S")
-    for name in names:
-        new = staging / name
-        if name.startswith("work/"):
-            place = places.work() / name.removeprefix("work/")
-        else:  # the state's own file may be on another volume
-            shutil.copyfile(new, places.state() / "new")
-            (places.state() / "new").replace(places.state() / name.removeprefix("state/"))
-            continue
-        if os.path.lexists(place):
-            if place.is_file() and not place.is_symlink() and place.read_bytes() == new.read_bytes():
-                continue
-            kept = aside / place.relative_to(places.work())
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            place.replace(kept)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        new.replace(place)
+    work = places.work()
+    aside = work / time.strftime("before-restore-%Y%m%d-%H%M%S")
+    try:
+        for name in names:
+            new = staging / name
+            if name.startswith("work/"):
+                _put(new, work / name.removeprefix("work/"), aside)
+            else:  # the state's own file may be on another volume
+                with replacing(places.state() / name.removeprefix("state/")) as copy:
+                    shutil.copyfile(new, copy)
+    except OSError as error:
+        raise UserError(
+            f"the restore stopped half way: {error.filename}: {error.strerror}; each file is the one before or the one "
+            "restored, and doing it again completes it"
+        ) from error
     return aside if aside.exists() else None
+
+
+def _put(new: Path, place: Path, aside: Path) -> None:
+    """Put `new` in its place, and keep in `aside` what stood there, or where a folder of its is to be."""
+    work = aside.parent
+    if place.is_file() and not place.is_symlink() and filecmp.cmp(place, new, shallow=False):
+        return
+    for part in [*reversed(place.relative_to(work).parents[:-1]), place.relative_to(work)]:
+        there, kept = work / part, aside / part
+        if not os.path.lexists(there):
+            break
+        folder = there.is_dir() and not there.is_symlink()
+        if folder and there != place:
+            continue
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if folder or there != place:  # a folder where a file is to be, or the other way round
+            there.rename(kept)
+            break
+        try:
+            os.link(there, kept, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(there, kept, follow_symlinks=False)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new.replace(place)
 
 
 def _members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
@@ -185,9 +244,10 @@ def _faults_told() -> Iterator[None]:
         raise UserError(f"this is no backup of a workspace, or a damaged one: {error}; nothing was changed") from error
 
 
-def _list(content: Iterator[bytes]) -> dict[str, str]:
+def _list(content: Iterator[bytes]) -> Contents:
     try:
-        return dict(json.loads(b"".join(content))["files"])
+        listed = json.loads(b"".join(content))
+        return Contents(dict(listed["files"]), dict(listed.get("left_out", {})))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError("the backup is damaged: its list of files cannot be read; nothing was changed") from error
 
@@ -209,12 +269,13 @@ def _digest(content: Iterator[bytes], file: Path | None = None) -> str:
     return digest.hexdigest()
 
 
-def _require_equal(digests: dict[str, str], listed: dict[str, str] | None) -> int:
+def _require_equal(digests: dict[str, str], listed: Contents | None) -> Contents:
     if listed is None:
         raise UserError("the backup is incomplete: its end is missing; nothing was changed")
-    if wrong := sorted(name for name in digests.keys() | listed.keys() if digests.get(name) != listed.get(name)):
+    names = digests.keys() | listed.files.keys()
+    if wrong := sorted(name for name in names if digests.get(name) != listed.files.get(name)):
         raise UserError(f"the backup is damaged: {wrong[0]} is not what was saved; nothing was changed")
-    return len(listed)
+    return listed
 
 
 def main(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from jupyter_server.auth.identity import IdentityProvider, User
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from workspace.base import places, settings
-from workspace.lab import access, contents, server
+from workspace.lab import access, contents, limits, server
 
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
@@ -39,9 +39,10 @@ class TokenOnly(IdentityProvider):
 
     def validate_security(self, app: "ServerApp", ssl_options: dict[str, Any] | None = None) -> None:
         """Refuse to start with another token than the one that was checked."""
-        del app, ssl_options
+        del ssl_options
         if self.token != TOKEN:
             sys.exit(_refuse("the access token must come from a token file or JUPYTER_TOKEN, not from a setting"))
+        app.io_loop.add_callback(limits.guard, app)  # when there is a server: there is no later place of our own
 
     async def get_user_token(self, handler: "JupyterHandler") -> User | None:
         """The user, if the request carries the token."""
@@ -92,8 +93,7 @@ c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
 c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing
 
-# What a stranger can make it do: the stock 512 MiB are buffered before anybody is asked for a token.
-c.ServerApp.max_body_size = c.ServerApp.max_buffer_size = 64 * 1024**2
+# What it sends along; what others may send to it is bounded in workspace.lab.limits.
 c.ServerApp.tornado_settings = {
     "headers": {
         "Referrer-Policy": "same-origin",  # the token is in the first address
@@ -110,6 +110,7 @@ c.AsyncIOLoopKernelManager.restarter_class = server.TellingRestarter
 c.ServerApp.kernel_websocket_connection_class = server.TellingConnection
 shell = [sys.executable, str(places.REPOSITORY / "scripts" / "environment"), os.environ.get("SHELL", "bash")]
 c.ServerApp.terminado_settings = {"shell_command": shell}
+c.TerminalsExtensionApp.terminal_manager_class = limits.PatientTerminals
 
 # A port that is taken is an error, not the next port: the link would be wrong.
 c.ServerApp.port_retries = 0

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sysconfig
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
-from workspace.runs import execution, kernels, notebook_parameters
+from workspace.runs import execution, folders, kernels, notebook_parameters
 from workspace.runs.notebook import Notebook
 
 
@@ -123,6 +125,44 @@ def test_time_left_is_told_where_the_notebook_says_how_far_it_is(said: str, left
     progress.cell, progress.cells, progress.said = 3, 9, said
     progress.cell_begun -= 30
     assert str(progress).endswith(left or " · 0 s")
+
+
+def test_runs_that_start_at_once_get_a_folder_each_and_none_loses_its_result(tmp_path: Path, good: Path) -> None:
+    read = Notebook.read(good)
+    jobs = [execution.Job(read, tmp_path / "runs/same", {"x": x}, or_beside=True) for x in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda job: execution.execute(job, threading.Event()), jobs))
+    assert sorted(run.name for run in made) == ["same", "same-2", "same-3"]
+    assert [run.metrics["x"] for run in made] == [0, 1, 2]
+
+
+def test_of_two_runs_into_one_folder_the_second_is_refused_before_its_kernel_starts(tmp_path: Path) -> None:
+    waits = notebook(tmp_path / "waits.ipynb", "open('begun', 'a').write('.')\nimport os", METRICS)
+    lines = [arguments("run", waits, "-p", "x", x, "-o", "out") for x in (1, 2)]
+    runs = [subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path)) for line in lines]
+    codes = [run.wait(60) for run in runs]
+    assert sorted(codes) == [0, 2]
+    assert (tmp_path / "begun").read_text() == "."
+    assert record(tmp_path / "out")["given"]["x"] == codes.index(0) + 1
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_result_whose_place_was_taken_meanwhile_is_kept_beside_it(tmp_path: Path) -> None:
+    rude = notebook(tmp_path / "rude.ipynb", "import os\nos.mkdir('out')\nopen('out/mine', 'w')")
+    done = command(tmp_path, "run", rude, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"{tmp_path}/out-2\n")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("x", "kept"), [(1, ["out"]), (2, ["out", "out-2"])])
+def test_only_the_same_run_of_a_sweep_is_not_kept_twice(tmp_path: Path, x: int, kept: list[str]) -> None:
+    records = [folders.Record(sweep="sweep", notebook_digest="same", given={"x": given}) for given in (1, x)]
+    with ExitStack() as stack:
+        at_work = [stack.enter_context(folders.working(tmp_path / "out", record)) for record in records]
+        for (hidden, folder), record in zip(at_work, records, strict=True):
+            folders.publish(hidden, folder, record)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == kept
 
 
 def test_a_kernel_that_has_done_its_work_is_asked_to_end_not_interrupted(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Job:
 
     notebook: Notebook
     folder: Path
+    or_beside: bool = field(default=False, kw_only=True)  # take a name beside `folder` where that one is taken
     parameters: dict[str, Any] = field(default_factory=dict)
     timeout_s: float | None = None
     cell_timeout_s: int | None = None
@@ -56,6 +57,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.begun = time.monotonic()
+        self.folder: Path | None = None  # where the run will be found, when it has begun
         self.cells = 0
         self.cell = 0
         self.cell_begun = self.begun
@@ -86,11 +88,11 @@ class Progress:
 def execute(job: Job, cancel: threading.Event, progress: Progress | None = None) -> folders.Run:
     """Run `job` and publish its folder, however it ended; the status says how. `cancel` stops it.
 
-    Works in any thread. Where another attempt at the same run was published meanwhile, that one is the result. A run of
-    a sweep that is stopped leaves nothing, for it will be made again. Raises UserError where the folder could not be
-    written.
+    Works in any thread. A run of a sweep that is stopped leaves nothing, for it will be made again. Raises UserError
+    where the folder is another run's, or could not be written.
     """
     begun = time.monotonic()
+    progress = progress or Progress()
     record = Record(
         notebook=str(job.notebook.path),
         notebook_digest=job.notebook.digest,
@@ -102,8 +104,10 @@ def execute(job: Job, cancel: threading.Event, progress: Progress | None = None)
         image=places.image_stamp(),
         versions=versions(),
     )
-    with folders.working(job.folder, record) as hidden:
-        status, error = _execute(job, hidden, cancel, progress or Progress())
+    with folders.working(job.folder, record, or_beside=job.or_beside) as (hidden, folder):
+        progress.folder = folder
+        status, error = _execute(job, hidden, cancel, progress)
+        _rename_output_folder(hidden / job.notebook.name, hidden, folder)
         if status == folders.STOPPED and job.sweep:
             shutil.rmtree(hidden, ignore_errors=True)
             return folders.Run(hidden)
@@ -121,11 +125,7 @@ def execute(job: Job, cancel: threading.Event, progress: Progress | None = None)
             device=metrics.get("device"),
             dataset_digest=metrics.get("dataset_digest"),
         )
-        try:
-            folders.publish(hidden, job.folder, record)
-        except FileExistsError:
-            shutil.rmtree(hidden, ignore_errors=True)
-    return folders.Run(job.folder)
+        return folders.Run(folders.publish(hidden, folder, record))
 
 
 def require_kernel(job: Job) -> None:
@@ -201,7 +201,6 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
         finally:
             kernel.end()
             shutil.rmtree(sockets, ignore_errors=True)
-            _rename_output_folder(executed, hidden, job.folder)
 
 
 class _Log:

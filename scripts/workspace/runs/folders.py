@@ -9,10 +9,12 @@ import difflib
 import errno
 import fcntl
 import glob
+import itertools
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -30,6 +32,9 @@ RUNNING, LOST = "running", "lost"
 """What there is in place of a run.json: a process at work, or the remains of one that was killed."""
 UNREADABLE = "unreadable"
 """There is a run.json, damaged or of a newer workspace; the record's `error` says which."""
+
+_CLAIM = "000000"
+"""The end of a hidden folder's name where that folder alone may become the result; elsewhere it is random."""
 
 SCHEMA = 2
 """The version of run.json: 1, which did not name itself, had no `schema`, `pid` or `notebook_digest` of sources."""
@@ -78,6 +83,11 @@ class Record:
             if expected is not None and not isinstance(value, type(expected)):
                 return cls(status=UNREADABLE, error=f"{file} is damaged: {name} is {value!r}")
         return cls(**known)
+
+    def is_of_the_same_job_as(self, other: "Record") -> bool:
+        """Whether one of the two is as good as the other: both are the same run of one sweep."""
+        mine, others = ((it.sweep, it.notebook_digest, json.dumps(it.given, sort_keys=True)) for it in (self, other))
+        return bool(self.sweep) and mine == others
 
     def write(self, file: Path) -> None:
         """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
@@ -139,14 +149,8 @@ class Run:
 
 
 def default_folder(notebook: Path) -> Path:
-    """Where a run of `notebook` goes unless it is told: runs/NOTEBOOK-TIME in the work folder."""
-    folder = places.work() / "runs" / f"{notebook.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    number = 1
-    unique = folder
-    while unique.exists() or attempts(unique):
-        number += 1
-        unique = folder.with_name(f"{folder.name}-{number}")
-    return unique
+    """Where a run of `notebook` goes unless it is told, or beside that: runs/NOTEBOOK-TIME in the work folder."""
+    return places.work() / "runs" / f"{notebook.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
 def everything() -> list[Run]:
@@ -207,37 +211,95 @@ def require_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def working(folder: Path, record: Record) -> Iterator[Path]:
-    """A hidden folder to make a run in, marked as alive with `record` until the block ends; see `publish`.
+def working(folder: Path, record: Record, *, or_beside: bool = False) -> Iterator[tuple[Path, Path]]:
+    """A hidden folder to make a run in, and the folder that `publish` will make of it; alive until the block ends.
 
-    Raises UserError where the disk does not take it.
+    Nobody else gets the same folder, which is NAME-2, NAME-3 ... `or_beside` it where it is taken. Only the runs of one
+    sweep may be made twice at once: a worker that was given up may still be at work. Raises UserError where the folder
+    is taken, or the disk does not take it.
     """
-    hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(3)}")
+    hidden = _hidden(folder)
     try:
         hidden.mkdir(parents=True)
-        new = hidden / f"{STATE}.new"
-        record.write(new)
-        with new.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            new.rename(hidden / STATE)
-            yield hidden
+        record.write(hidden / STATE)
+        with (hidden / STATE).open("r+") as state:  # to write: NFS locks no other
+            fcntl.flock(state, fcntl.LOCK_EX)
+            if not record.sweep:
+                hidden, folder = _claim(hidden, _beside(folder) if or_beside else [folder])
+            yield hidden, folder
     except OSError as error:
         raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
 
 
-def publish(hidden: Path, folder: Path, record: Record) -> None:
-    """Make the hidden folder the result: write run.json last, then rename it.
+def publish(hidden: Path, folder: Path, record: Record) -> Path:
+    """Make the hidden folder the result: write run.json last, then rename it. Where it is found from then on.
 
-    Raises FileExistsError where another attempt was first, OSError where the disk does not take it.
+    That is `folder`, unless something else stands there by now: then beside it, for no result is thrown away. Only of a
+    sweep's run that was made twice, the first one stays. Raises OSError where the disk does not take it.
     """
     record.write(hidden / RECORD)
-    (hidden / STATE).unlink()
+    for place in _beside(folder):
+        try:
+            hidden.rename(place)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            if record.is_of_the_same_job_as(Run(place).record):
+                shutil.rmtree(hidden, ignore_errors=True)
+                return place
+        else:
+            (place / STATE).unlink()
+            return place
+    raise AssertionError("there is always a next name")
+
+
+def _hidden(folder: Path, end: str | None = None) -> Path:
+    return folder.with_name(f".{folder.name}.{end or secrets.token_hex(3)}")
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """The folder and those that may stand in for it."""
+    yield folder
+    for number in itertools.count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
+
+
+def _claim(hidden: Path, wanted: Iterable[Path]) -> tuple[Path, Path]:
+    """Take the first of the `wanted` folders that is free, by the name that only one hidden folder can have.
+
+    A folder that is renamed brings its lock along: whoever finds the name taken sees whether its owner lives.
+    """
+    for folder in wanted:
+        claimed = _hidden(folder, _CLAIM)
+        while not folder.exists():
+            try:
+                hidden.rename(claimed)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                if not _put_aside(claimed):
+                    break
+            else:
+                if not folder.exists():  # a run that ended just now
+                    return claimed, folder
+                hidden = claimed.rename(hidden)
+    shutil.rmtree(hidden)
+    raise UserError(f"{folder} is taken by another run: choose another -o", cli.BAD_INPUT)
+
+
+def _put_aside(remains: Path) -> bool:
+    """Give the remains of a killed run a name of their own; whether there is nothing at their place any more."""
+    state = remains / STATE
     try:
-        hidden.rename(folder)
-    except OSError as error:
-        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-            raise FileExistsError(folder) from error
-        raise
+        with state.open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(held.fileno()), state.stat()):  # and not of another run since
+                remains.rename(remains.with_suffix(f".{secrets.token_hex(3)}"))
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return not remains.exists()
+    return True
 
 
 def _locked(file: Path) -> bool:

@@ -14,7 +14,7 @@ from workspace.runs import background, folders, notebook_parameters
 from workspace.runs.notebook import Notebook
 
 if TYPE_CHECKING:
-    from workspace.runs.execution import Job
+    from workspace.runs.execution import Job, Progress
 
 
 def main(
@@ -51,6 +51,7 @@ def main(
     job = execution.Job(
         notebook=source,
         folder=folder,
+        or_beside=output is None,
         parameters=from_file | named,
         timeout_s=timeout,
         cell_timeout_s=execution_timeout,
@@ -83,15 +84,14 @@ def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
         future = pool.submit(execution.execute, job, cancel, progress)
         while not future.done():
             try:
-                if begun and any(run.status == folders.RUNNING for run in folders.attempts(job.folder)):
-                    name, follow = job.folder.name, places.command("runs")
-                    begun(f"running as {name}: {follow} tail {name}, {follow} stop {name}")
+                _tell(progress, begun)
                 line.show(f"{job.notebook.name} · {progress}")
                 threading.Event().wait(0.1)
             except KeyboardInterrupt:
                 interrupted = True
                 cancel.set()
     made = future.result()
+    _tell(progress, begun)
     seconds = duration(made.record.seconds or 0)
     if made.status == folders.COMPLETED:
         accuracy = made.metrics.get("accuracy")
@@ -102,3 +102,9 @@ def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
         cli.say(f"stopped; what there is of it is in {made.folder}")
         return 130
     raise UserError(f"{made.status} after {seconds}: {made.record.error}. Notebook and log.txt: {made.folder}")
+
+
+def _tell(progress: "Progress", begun: Callable[[str], None] | None) -> None:
+    if begun and progress.folder:
+        name, follow = progress.folder.name, places.command("runs")
+        begun(f"running as {name}: {follow} tail {name}, {follow} stop {name}")

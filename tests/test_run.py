@@ -9,9 +9,11 @@ import sysconfig
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jupyter_client.channels import AsyncZMQSocketChannel
 from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace.base.cli import UserError
@@ -163,6 +165,45 @@ def test_only_the_same_run_of_a_sweep_is_not_kept_twice(tmp_path: Path, x: int, 
         for (hidden, folder), record in zip(at_work, records, strict=True):
             folders.publish(hidden, folder, record)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == kept
+
+
+WIDGETS = """\
+from ipywidgets import interact
+
+def several(x):
+    for i in range(20):
+        print(x, i, flush=True)
+
+interact(several, x=3)
+"""
+
+
+@pytest.mark.parametrize("channel", [kernels._Shell, AsyncZMQSocketChannel])
+def test_cells_with_widgets_do_not_stall_and_no_cell_that_takes_its_limit_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: type
+) -> None:
+    monkeypatch.setattr(kernels, "_Shell", channel)  # the stock one stalls in one cell of ten
+    job = execution.Job(Notebook.read(notebook(tmp_path / "widgets.ipynb", *[WIDGETS] * 30)), tmp_path / "out")
+    made = execution.execute(replace(job, cell_timeout_s=3), threading.Event())
+    taken = [cell["metadata"]["papermill"]["duration"] or 0 for cell in json.loads(made.notebook.read_text())["cells"]]
+    assert made.status == ("completed" if max(taken) < 3 else "timed out")
+    assert channel is AsyncZMQSocketChannel or max(taken) < 3
+
+
+def test_output_that_does_not_end_is_called_that_not_a_limit_of_0_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_OUTPUT_WITHIN_S", 0)
+    job = execution.Job(Notebook.read(notebook(tmp_path / "prints.ipynb", "print('x' * 10_000_000)")), tmp_path / "out")
+    made = execution.execute(job, threading.Event())
+    assert (made.status, "its output has not" in (made.record.error or "")) == ("failed", True)
+
+
+def test_everything_that_is_printed_arrives(tmp_path: Path) -> None:
+    prints = notebook(tmp_path / "prints.ipynb", "for i in range(20_000): print(i, flush=True)")
+    done = command(tmp_path, "run", prints, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/log.txt").read_text().splitlines() == [str(i) for i in range(20_000)]
 
 
 def test_a_kernel_that_has_done_its_work_is_asked_to_end_not_interrupted(tmp_path: Path) -> None:

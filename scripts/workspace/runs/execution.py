@@ -34,6 +34,9 @@ from workspace.runs.folders import Record
 from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import OUTPUT_FOLDER
 
+_OUTPUT_WITHIN_S = 300
+"""What a cell printed may arrive so long after its end: some thousand lines a second are read."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -73,15 +76,19 @@ class Progress:
         self.cell_begun = time.monotonic()
         self.said = ""
 
+    @property
+    def seconds_in_cell(self) -> float:
+        """Since the cell at work started."""
+        return time.monotonic() - self.cell_begun
+
     def __str__(self) -> str:
         """Cell, the last line the notebook printed, time taken; time left where that line tells how far it is."""
-        now = time.monotonic()
         words = [f"cell {self.cell} of {self.cells}" if self.cell else "starting the kernel"]
         if self.said:
             words.append(self.said[:70])
-        words.append(duration(now - self.begun))
+        words.append(duration(time.monotonic() - self.begun))
         if share := _share(self.said):
-            words.append(f"about {duration((now - self.cell_begun) * (1 - share) / share)} left in this cell")
+            words.append(f"about {duration(self.seconds_in_cell * (1 - share) / share)} left in this cell")
         return " · ".join(words)
 
 
@@ -157,6 +164,8 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
 
     def end_cell(**cell: object) -> None:  # noqa: ARG001
         kernel.busy = False
+        if job.cell_timeout_s and progress.seconds_in_cell >= job.cell_timeout_s:
+            raise CellTimeoutError  # its end was noticed too late, but no run in which a limit was hit has completed
 
     with (hidden / folders.LOG).open("a") as log, kernels.Watchdog(job.timeout_s, cancel, kernel) as watchdog:
         try:
@@ -171,6 +180,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 progress_bar=False,
                 start_timeout=job.start_timeout_s,
                 timeout=job.cell_timeout_s,
+                iopub_timeout=_OUTPUT_WITHIN_S,
                 stdout_file=_Log(log, progress),
                 stderr_file=_Log(log, progress),
                 resources={"metadata": {"path": str(job.cwd or job.notebook.path.parent)}},
@@ -183,10 +193,11 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
             log.write("\n".join(error.traceback) + "\n")
             return watchdog.verdict or (folders.FAILED, _in_words(error))
         except CellTimeoutError:
-            return watchdog.verdict or (
-                folders.TIMED_OUT,
-                f"cell {progress.cell} took longer than {duration(job.cell_timeout_s or 0)}",
-            )
+            if job.cell_timeout_s and progress.seconds_in_cell >= job.cell_timeout_s:
+                late = f"cell {progress.cell} took longer than {duration(job.cell_timeout_s)}"
+                return watchdog.verdict or (folders.TIMED_OUT, late)
+            endless = f"cell {progress.cell} has ended, but its output has not after {duration(_OUTPUT_WITHIN_S)} more"
+            return watchdog.verdict or (folders.FAILED, f"{endless}: print less")
         except (DeadKernelError, RuntimeError) as error:
             if not isinstance(error, DeadKernelError) and "Kernel" not in str(error):
                 raise

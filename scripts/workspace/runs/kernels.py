@@ -11,12 +11,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from queue import Empty
-from typing import TextIO
+from typing import Any, TextIO
 
 import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
@@ -27,6 +29,12 @@ from workspace.lab import deaths
 from workspace.runs import folders
 
 ENGINE = "workspace"
+
+_WAITS_TO_BE_READ = (
+    "--IPKernelApp.exec_lines=(lambda out: out.schedule(lambda: out.socket.set(69, 1)))"
+    "(get_ipython().kernel.iopub_socket.io_thread)"
+)
+"""Lets a kernel's prints wait for who reads them (ZMQ_XPUB_NODROP, 69); ipykernel drops all beyond 1000."""
 
 _FINALLY_S = {folders.STOPPED: 5, folders.TIMED_OUT: 0.6}
 """What a cell gets between KeyboardInterrupt and the end: a limit in time is one to the second."""
@@ -126,10 +134,12 @@ def manager(sockets: Path, environment: dict[str, str], log: TextIO, kernel: Ker
             self.transport = "ipc"
             self.ip = str(sockets / "socket")
 
-        async def start_kernel(self, **options: object) -> None:
+        async def start_kernel(self, *, extra_arguments: Iterable[str] = (), **options: object) -> None:
             inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
             inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HEADLESS), os.environ.get("PYTHONPATH")]))
-            await super().start_kernel(**options, env=inherited | environment, stdout=log, stderr=log)
+            options |= {"env": inherited | environment, "stdout": log, "stderr": log}
+            extra = [*extra_arguments, *([_WAITS_TO_BE_READ] if self.ipykernel else [])]
+            await super().start_kernel(extra_arguments=extra, **options)
             kernel.started(self.provisioner.process)
 
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # noqa: ARG002
@@ -150,12 +160,28 @@ def manager(sockets: Path, environment: dict[str, str], log: TextIO, kernel: Ker
     return Manager
 
 
+class _Shell(AsyncZMQSocketChannel):
+    """Hears what comes while it speaks.
+
+    The stock channel sends past asyncio's socket. ZeroMQ signals what arrives in that moment to the one that sends, and
+    who waits by asyncio is never told: a cell that has ended seems to run for ever, as those with widgets do, whose
+    output is sent back to the kernel. To ask for the socket's events afterwards tells it, too:
+    https://libzmq.readthedocs.io/en/latest/zmq_getsockopt.html (ZMQ_FD)
+    """
+
+    def send(self, msg: dict[str, Any]) -> None:
+        super().send(msg)
+        self.socket.get(zmq.EVENTS)
+
+
 class _Client(AsyncKernelClient):
     """Is ready as soon as the kernel answers and is heard; the stock one first listens in vain for 0.2 s."""
 
     def __init__(self, **traits: object) -> None:
         super().__init__(**traits)
+        self.shell_channel_class = _Shell
         self.context.setsockopt(zmq.RECONNECT_IVL, 10)  # tries in vain until the kernel has made its sockets
+        self.context.setsockopt(zmq.RCVHWM, 0)  # what a cell prints faster than it is read waits, and is not dropped
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
         give_up = time.monotonic() + (timeout or float("inf"))

@@ -91,6 +91,55 @@ def test_started_twice_prints_the_same_link(container: Container, container_lab:
     assert again.stdout.splitlines() == ["The workspace is running already.", container_lab.link]
 
 
+def test_second_start_waits_for_the_first_and_another_learners_changes_nothing(fresh: Container) -> None:
+    def start(workspace: Container) -> subprocess.Popen[str]:
+        environment = {"COMPOSE_PROJECT_NAME": workspace.project, "WORKSPACE_PORT": str(workspace.port)}
+        return subprocess.Popen(
+            ["scripts/start"], cwd=workspace.checkout, env=os.environ | environment, stdout=subprocess.PIPE, text=True
+        )
+
+    def container_and_image() -> str:
+        listed = fresh.command("docker", "compose", "ps", "--format", "json").stdout
+        described = fresh.command("docker", "image", "inspect", "--format", "{{.Id}}", json.loads(listed)["Image"])
+        return json.loads(listed)["ID"] + described.stdout
+
+    links = {starting.communicate(timeout=600)[0].splitlines()[-1] for starting in [start(fresh), start(fresh)]}
+    assert len(links) == 1
+    assert links.pop().startswith("http")
+    before = container_and_image()
+    other = Container(fresh.checkout, f"{fresh.project}-other", free_port())
+    try:
+        other.start()
+    finally:
+        other.remove()
+    assert fresh.command("scripts/start").returncode == 0
+    assert container_and_image() == before
+
+
+def test_workspace_of_another_checkout_is_neither_stopped_nor_taken_for_this_ones(
+    container: Container, tmp_path: Path
+) -> None:
+    other = Container(tmp_path / "other", container.project, container.port)
+    shutil.copytree(container.checkout, other.checkout, symlinks=True)
+    for arguments in (["scripts/stop"], ["scripts/start"], ["scripts/token", "rotate"]):
+        refused = other.command(*arguments)
+        assert refused.returncode == 1
+        assert f"runs from another checkout, {container.checkout}" in refused.stderr
+    assert container.healthy()
+
+
+def test_paused_container_is_said_to_be_paused(fresh: Container) -> None:
+    fresh.start()
+    assert fresh.command("docker", "compose", "pause").returncode == 0
+    try:
+        for script in ("scripts/start", "scripts/link", "scripts/stop"):
+            refused = fresh.command(script)
+            assert refused.returncode == 1
+            assert f"`docker unpause {fresh.project}-workspace-1` lets it go on" in refused.stderr
+    finally:
+        fresh.command("docker", "compose", "unpause")
+
+
 def test_another_port_is_refused_while_it_runs(container: Container) -> None:
     refused = container.command("scripts/start", "--port", str(free_port()))
     assert refused.returncode == 1

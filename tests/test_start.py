@@ -3,14 +3,16 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from labs import REPOSITORY, Lab, command, free_port
+from labs import REPOSITORY, Lab, command, free_port, wait_until
 from workspace.host import causes, start
 
 
@@ -205,3 +207,67 @@ def test_record_of_a_server_that_is_gone_is_not_believed(checkout: Path, without
     (checkout / ".workspace").mkdir(exist_ok=True)
     (checkout / ".workspace/server.json").write_text(json.dumps(record))
     assert command(checkout, "scripts/link", **without_engine).returncode == 1
+
+
+@pytest.fixture
+def server(checkout: Path, without_engine: dict[str, str]) -> dict[str, Any]:
+    """The record of a native server that runs."""
+    started = command(checkout, "scripts/start", **without_engine)
+    assert started.returncode == 0, started.stderr
+    return json.loads((checkout / ".workspace/server.json").read_text())
+
+
+def test_second_native_start_waits_for_the_first_and_finds_its_server(
+    checkout: Path, without_engine: dict[str, str]
+) -> None:
+    start = ["scripts/start"]
+    first, second = (
+        subprocess.Popen(start, cwd=checkout, env=os.environ | without_engine, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    said = [process.communicate(timeout=120)[0].splitlines() for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert said[0][-1] == said[1][-1]
+    assert {True, False} == {any("waiting for it" in line for line in lines) for lines in said}
+    assert command(checkout, "scripts/stop", **without_engine).returncode == 0
+    assert command(checkout, "scripts/link", **without_engine).returncode == 1
+
+
+def test_server_that_was_stopped_by_a_signal_is_said_to_be_there_and_can_be_ended(
+    checkout: Path, without_engine: dict[str, str], server: dict[str, Any]
+) -> None:
+    os.kill(server["pid"], signal.SIGSTOP)
+    for script in ("scripts/link", "scripts/start"):
+        refused = command(checkout, script, **without_engine)
+        assert refused.returncode == 1
+        assert f"`kill -CONT {server['pid']}`" in refused.stderr
+    assert command(checkout, "scripts/stop", **without_engine).returncode == 0
+    wait_until(lambda: not Path(f"/proc/{server['pid']}").exists())
+
+
+@pytest.mark.parametrize("script", ["link", "stop", "start", "token"])
+def test_record_that_was_cut_short_is_one_line_as_long_as_the_server_lives(
+    checkout: Path, without_engine: dict[str, str], server: dict[str, Any], script: str
+) -> None:
+    record = checkout / ".workspace/server.json"
+    whole = record.read_text()
+    os.truncate(record, 20)
+    refused = command(checkout, f"scripts/{script}", *(["rotate"] if script == "token" else []), **without_engine)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert f"kill {server['pid']}" in refused.stderr
+    record.write_text(whole)
+    assert command(checkout, "scripts/link", **without_engine).returncode == 0
+
+
+def test_server_that_was_killed_is_gone_although_its_kernel_lives_on(
+    checkout: Path, without_engine: dict[str, str], server: dict[str, Any]
+) -> None:
+    lab = Lab(command(checkout, "scripts/link", **without_engine).stdout.strip())
+    kernel = lab.request("POST", "/api/kernels", lab.token, json={}).json()["id"]
+    lab.send(kernel, "import time; time.sleep(30)")
+    os.kill(server["pid"], signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{server['pid']}").exists())
+    refused = command(checkout, "scripts/link", **without_engine)
+    assert "no workspace is running" in refused.stderr
+    (checkout / ".workspace/server.json").write_text("{")
+    assert "no workspace is running" in command(checkout, "scripts/link", **without_engine).stderr

@@ -21,6 +21,7 @@ class Kind(enum.Enum):
     BASE_IMAGE = enum.auto()
     CADDY = enum.auto()
     CERTIFICATE = enum.auto()
+    CONFLICT = enum.auto()
     CPUS = enum.auto()
     DISK = enum.auto()
     GPU = enum.auto()
@@ -43,6 +44,11 @@ _CAUSES = (  # the first that matches counts
         Kind.PORT,
         r"port is already allocated|address already in use|ports are not available",
         "port {port} is taken by another program; choose another: scripts/start --port {other_port}",
+    ),
+    Cause(
+        Kind.CONFLICT,
+        r"Conflict\. The container name",
+        "another checkout starts the workspace of the same name at this moment; another name: COMPOSE_PROJECT_NAME=...",
     ),
     Cause(Kind.ADDRESS, r"cannot assign requested address", access.NO_SUCH_ADDRESS),
     Cause(

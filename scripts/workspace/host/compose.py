@@ -18,6 +18,8 @@ from workspace.lab import access, serve
 SERVICE = "workspace"
 TLS = "tls"
 
+_BUILDER = "pytorch-workspace"
+
 _SECRETS = "/run/workspace-secrets"
 # Runs a module of this package in the container. -P: else a file of the work folder could stand in for it.
 _MODULE = ["-T", SERVICE, "python", "-P", "-m"]
@@ -54,9 +56,23 @@ class Workspace:
         return bool(self._ps()) or self.project in engine.workspaces()
 
     def running(self) -> dict[str, Any] | None:
-        """The running container as `docker compose ps` describes it, or None."""
-        containers = self._ps(SERVICE)
-        return containers[0] if containers and containers[0]["State"] == "running" else None
+        """The running container as `docker compose ps` describes it, or None. Raises UserError where it is paused."""
+        [container] = self._ps(SERVICE) or [{"State": "absent"}]
+        if container["State"] == "paused":
+            raise UserError(f"the workspace is paused; `docker unpause {container['Name']}` lets it go on")
+        return container if container["State"] == "running" else None
+
+    def require_ours(self) -> None:
+        """Raise UserError where what runs was started from another checkout, which has it by the same name."""
+        [container] = self._ps(SERVICE)
+        label = '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
+        command = ["docker", "inspect", "--format", label, container["ID"]]
+        folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if Path(folder).is_dir() and not places.REPOSITORY.samefile(folder):
+            raise UserError(
+                f"the workspace {self.project} runs from another checkout, {folder}: go there, or name one of this "
+                f"checkout: COMPOSE_PROJECT_NAME=another scripts/start --port {self.port() + 1}"
+            )
 
     def published(self) -> dict[str, Any]:
         """Where the running workspace is reached, as `docker compose ps` describes it: PublishedPort, URL, Service."""
@@ -72,7 +88,10 @@ class Workspace:
         """Build the image, or bring it up to date. Raises UserError with the cause."""
         log = places.NATIVE / "build.log"
         log.parent.mkdir(exist_ok=True)
-        if build.build(self._command("--progress=plain", "build", SERVICE), self._environment(), log):
+        # Compose writes the project's name into the image. With one name for all it is the same image, whoever builds,
+        # and nobody's container is made anew because somebody else started theirs.
+        command = self._command(f"--project-name={_BUILDER}", "--progress=plain", "build", SERVICE)
+        if build.build(command, self._environment(), log):
             return
         cause = self._cause(log.read_text())
         if engine.has_image(self.image()):

@@ -1,8 +1,10 @@
 """The workspace without Docker: the same server, from `.venv`, as a process of this machine."""
 
 import errno
+import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -45,16 +47,28 @@ class Server:
         return _alive(self.pid)
 
     def link(self) -> str:
-        """The address to open in a browser."""
+        """The address to open in a browser. Raises UserError where nobody answers there."""
+        if not self.answers():
+            raise UserError(
+                f"the native server, process {self.pid}, does not answer: `kill -CONT {self.pid}` lets one that was "
+                "stopped go on, scripts/stop ends it"
+            )
         return access.link(self.public_host, self.port, access.in_use().read_text())
 
 
 def running() -> Server | None:
-    """The server that was started from this checkout, if it still runs."""
-    if not _RECORD.exists():
-        return None
-    server = Server(**json.loads(_RECORD.read_text()))
-    return server if server.answers() else None
+    """The server that was started from this checkout, if it is still there. Raises UserError where that is unclear."""
+    text = _RECORD.read_text() if _RECORD.exists() else ""
+    try:
+        server = Server(**json.loads(text)) if text else None
+    except (TypeError, ValueError) as error:
+        if not _is_held():
+            return None
+        pid = re.search(r"\d+", text)
+        raise UserError(
+            f"a native server runs whose record {_RECORD} is damaged; end it: kill {pid[0] if pid else '(see `ps`)'}"
+        ) from error
+    return server if server and (_is_held() or server.answers()) else None
 
 
 def start(bind: str, port: int, public_host: str) -> Server:
@@ -66,23 +80,36 @@ def start(bind: str, port: int, public_host: str) -> Server:
     venv.make()
     places.NATIVE.mkdir(exist_ok=True, mode=0o700)
     commands.make(_COMMANDS)
-    with _LOG.open("w") as log:
+    with _LOG.open("w") as log, _RECORD.open("w") as record:
+        fcntl.flock(record, fcntl.LOCK_EX)
         process = subprocess.Popen(
             [venv.PYTHON, places.REPOSITORY / "scripts" / "serve", "--ip", bind, "--port", str(port)],
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=[record.fileno()],  # the server holds it as long as it lives
             start_new_session=True,  # it outlives this terminal
         )
-    server = Server(process.pid, port, bind, public_host)
-    try:
-        _wait_until_it_answers(server, process)
-    except BaseException:  # Ctrl-C, too
-        process.terminate()
-        raise
-    _RECORD.write_text(json.dumps(asdict(server)))
+        try:
+            server = Server(process.pid, port, bind, public_host)
+            record.write(json.dumps(asdict(server)))
+            record.flush()
+            _wait_until_it_answers(server, process)
+        except BaseException:  # Ctrl-C, too
+            process.terminate()
+            raise
     return server
+
+
+def _is_held() -> bool:
+    """Whether a server lives that holds the record: another process that has its number by now does not."""
+    with _RECORD.open() as record:
+        try:
+            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
@@ -109,6 +136,7 @@ def environment() -> dict[str, str]:
 def stop(server: Server) -> None:
     """End the server and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
     os.kill(server.pid, signal.SIGTERM)
+    os.kill(server.pid, signal.SIGCONT)  # one that was stopped would not hear it
     if not wait_until(lambda: not _alive(server.pid), _ENDS_WITHIN_S):
         raise UserError(f"process {server.pid} does not end; `kill -9 {server.pid}` ends it at once")
     _RECORD.unlink(missing_ok=True)

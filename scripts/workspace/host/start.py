@@ -1,5 +1,6 @@
 """Start, find and stop the workspace, in Docker or natively."""
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
+from workspace.base.files import locked
 from workspace.host import compose, engine, locate, native
 from workspace.host.compose import Workspace
 from workspace.lab import access, seed
@@ -45,13 +47,14 @@ class Options:
 def start(options: Options, *, natively: bool = False, reset_lesson: bool = False) -> str:
     """Start the workspace unless it runs, and return its link. Raises UserError with cause and next step."""
     _check(options)
-    if server := native.running():
-        _require_same(options, port=server.port, gpu=options.gpu, bind=server.bind)
-        cli.say("The workspace is running already, natively.")
-        return _finish_native(server, reset_lesson=reset_lesson)
-    if natively or not _is_engine_usable():
-        return _start_natively(options, reset_lesson=reset_lesson)
-    return _start_in_docker(options, reset_lesson=reset_lesson)
+    with _one_at_a_time():
+        if server := native.running():
+            _require_same(options, port=server.port, gpu=options.gpu, bind=server.bind)
+            cli.say("The workspace is running already, natively.")
+            return _finish_native(server, reset_lesson=reset_lesson)
+        if natively or not _is_engine_usable():
+            return _start_natively(options, reset_lesson=reset_lesson)
+        return _start_in_docker(options, reset_lesson=reset_lesson)
 
 
 def _is_engine_usable() -> bool:
@@ -83,6 +86,7 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
 def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
     workspace = Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
     if container := workspace.running():
+        workspace.require_ours()
         published = workspace.published()
         _require_same(
             options,
@@ -119,23 +123,32 @@ def link(default_host: str | None = None) -> str:
 
 def rotate_token() -> str:
     """Change the token of the running workspace and return its new link. Raises UserError where that cannot be done."""
-    workspace = locate.running()
-    if isinstance(workspace, native.Server):
-        access.rotate()
-        native.stop(workspace)
-        return native.start(workspace.bind, workspace.port, workspace.public_host).link()
-    workspace.rotate_token()
-    return _link(workspace)
+    with _one_at_a_time():
+        workspace = locate.running()
+        if isinstance(workspace, native.Server):
+            access.rotate()
+            native.stop(workspace)
+            return native.start(workspace.bind, workspace.port, workspace.public_host).link()
+        workspace.require_ours()
+        workspace.rotate_token()
+        return _link(workspace)
 
 
 def stop() -> list[str]:
     """Stop what runs and return what is kept, a line each. Raises UserError if none runs."""
-    workspace = locate.running()
-    if isinstance(workspace, native.Server):
-        native.stop(workspace)
-        return native.kept()
-    workspace.down()
-    return workspace.kept()
+    with _one_at_a_time():
+        workspace = locate.running()
+        if isinstance(workspace, native.Server):
+            native.stop(workspace)
+            return native.kept()
+        workspace.require_ours()
+        workspace.down()
+        return workspace.kept()
+
+
+def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
+    """While another command starts or stops a workspace from here, wait."""
+    return locked(places.NATIVE / "start.lock", "Another command starts or stops a workspace here; waiting for it ...")
 
 
 def _link(workspace: native.Server | Workspace, default_host: str | None = None) -> str:

@@ -14,10 +14,13 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+import torch
 from lesson import cifar10, images
 from nbformat import NotebookNode
+from numpy.typing import NDArray
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
+from torch.nn import functional
 from workspace.bench import cifar10_format
 
 LESSON = Path(__file__).resolve().parents[1] / "notebooks" / "first_pytorch_classifier.ipynb"
@@ -100,6 +103,36 @@ def test_it_learns_and_says_how_well_overall_and_for_each_class(fallback: tuple[
     assert int(overall[1]) == round(100 * metrics["accuracy"])
     assert [name for name, _ in per_class] == list(images.SHAPES)
     assert all(round(100 * metrics[f"accuracy_{name}"]) == int(share) for name, share in per_class)
+
+
+@torch.inference_mode()
+def answers(weights: dict[str, torch.Tensor], data: images.Images) -> NDArray[np.int64]:
+    """What the lesson's network with these weights takes the test images for, without a line of the notebook."""
+    torch.manual_seed(0)
+    order = torch.randperm(len(data.train_images)).numpy()
+    learned_from = torch.from_numpy(data.train_images[order[len(order) // 50 + 1 :][:5000]]).float()
+    mean, spread = learned_from.mean((0, 1, 2)), learned_from.std((0, 1, 2))
+
+    def scores(pixels: torch.Tensor) -> torch.Tensor:
+        signal = ((pixels - mean) / spread).permute(0, 3, 1, 2)
+        signal = functional.conv2d(signal, weights["stem.0.weight"], weights["stem.0.bias"], stride=2, padding=1)
+        for block, pool in (("small", 2), ("middle", 2), ("large", 1)):
+            norm = [weights[f"{block}.2.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+            signal = functional.conv2d(functional.gelu(signal), weights[f"{block}.0.weight"], padding=1)
+            signal = functional.batch_norm(functional.max_pool2d(signal, pool), *norm)
+        return functional.linear(functional.gelu(signal).amax((2, 3)), weights["decide.weight"], weights["decide.bias"])
+
+    middle = torch.from_numpy(data.test_images[:, 2:30, 2:30])
+    return (scores(middle) + scores(middle.flip(2))).argmax(1).numpy()
+
+
+def test_accuracies_come_out_again_from_the_saved_weights(fallback: tuple[Path, NotebookNode]) -> None:
+    data, metrics = images.draw(), metrics_of(fallback[0])
+    right = answers(torch.load(fallback[0] / "run/weights.pt", weights_only=True), data) == data.test_labels
+    # Two in a thousand: what another order of adding up may change.
+    assert metrics["accuracy"] == pytest.approx(right.mean(), abs=0.002)
+    for label, name in enumerate(data.classes):
+        assert metrics[f"accuracy_{name}"] == pytest.approx(right[data.test_labels == label].mean(), abs=0.002)
 
 
 def test_metrics_are_flat_and_complete(fallback: tuple[Path, NotebookNode]) -> None:

@@ -1,170 +1,195 @@
-"""What a run and a sweep cost beside the papermill command, by turns, with small notebooks that only sleep.
+"""What a run and a sweep cost beside papermill: like beside like, by turns, with notebooks that do nothing or sleep.
 
-Overhead is what a run takes beyond the notebook's own time. Beside the seconds stand CPU seconds, of the kernel, too,
-which other programs on the machine change less. The papermill command is measured as `pip install papermill` gives it,
-and as it is here, where docker/overrides.txt leaves out what makes it slow.
+papermill is measured as `pip install papermill ipykernel` gives it, in an environment made for this, and in the
+workspace's own, from which docker/overrides.txt leaves out what makes it slow. What counts is what a run takes beyond
+its notebook's own time. Exit code 1 where a bound is missed.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import resource
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-from workspace.base import cli, places
+from workspace.base import cli, network, places
+from workspace.base.cli import UserError
+from workspace.bench.measuring import Cost, Table, cost, each, medians
 from workspace.host import venv
-from workspace.runs import folders
-from workspace.runs.notebook import Notebook
 
-_PACKAGES = ("distributed", "dask", "cloudpickle", "importlib-metadata", "lazy-importer", "locket", "msgpack")
-_PACKAGES += ("partd", "tblib", "toolz", "zict", "zipp")
-_STOCK, _HERE, _RUN = "papermill as released", "papermill as it is here", "scripts/run"
-_LEFT_OUT = "left-out"
+_NOTEBOOKS = {
+    "nothing": "pass",
+    "sleeps": "import time\ntime.sleep(2)",
+    "endless": "while True:\n    pass",
+    "deaf": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass",
+}
+_PARAMETERS = 'x: int = 0\noutput_folder: str = "."'
+_METRICS = "import json, pathlib\npathlib.Path(output_folder, 'metrics.json').write_text(json.dumps({'accuracy': x}))"
+
+_FRESH, _HERE, _OURS = "papermill, freshly installed", "papermill, as it is here", "this workspace"
+_ALONE, _MORE, _PAIRS = (
+    "a run in a process of its own",
+    "one more run of many in one process",
+    "eight runs of 2 s in pairs",
+)
+_JOBS = {_ALONE: 0, _MORE: 0, _PAIRS: 8}
+"""What is compared, and the seconds that the notebooks themselves take of it."""
+_LOOP = """
+import sys, papermill
+for number in range(int(sys.argv[1])):
+    papermill.execute_notebook("nothing.ipynb", f"out-{number}.ipynb", progress_bar=False)
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--rounds", type=int, default=3, help="how often the overheads are measured (default 3)")
+    parser.add_argument("--rounds", metavar="N", type=int, default=3, help="how often each is measured (default 3)")
 
 
-def main(options: argparse.Namespace) -> None:
-    """Measure, and print each number beside what it should be."""
+def main(options: argparse.Namespace) -> int:
+    """Measure, and print each number beside its bound; 1 where one is missed."""
+    if options.rounds < 1:
+        raise UserError("--rounds must be at least 1", cli.BAD_INPUT)
     with tempfile.TemporaryDirectory(prefix="bench-runs-") as name:
         work = Path(name)
-        _notebook(work / "nothing.ipynb", "pass")
-        _notebook(work / "sleeps.ipynb", "import time\ntime.sleep(2)")
-        _notebook(work / "endless.ipynb", "while True:\n    pass")
-        _notebook(
-            work / "deaf.ipynb", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass"
-        )
-        left_out = [
-            str(venv.installer().uv),
-            "pip",
-            "install",
-            "--quiet",
-            "--compile-bytecode",
-            "--target",
-            str(work / _LEFT_OUT),
-        ]
-        subprocess.run([*left_out, "rfc3987-syntax", "isoduration"], check=True)
-        _overhead(work, options.rounds)
-        _eight(work)
-        _resume(work)
-        _timeout(work)
-    megabytes = sum(map(_size, _PACKAGES)) / 1e6
-    cli.say(f"packages that sweeps add to the image: {megabytes:.1f} MB (at most 20)")
+        os.environ["WORKSPACE_WORK"] = str(work)
+        for notebook, cell in _NOTEBOOKS.items():
+            _write_notebook(work / f"{notebook}.ipynb", _PARAMETERS, cell, _METRICS)
+        fresh = _fresh(work / "fresh")
+        sides = {_FRESH: _papermill(work, fresh), _HERE: _papermill(work, sys.executable), _OURS: _workspace(work)}
+        costs: dict[tuple[str, str], list[Cost]] = {(job, side): [] for job in _JOBS for side in sides}
+        for number in range(options.rounds):
+            for job, side in costs:
+                costs[job, side].append(sides[side][job]())
+                cli.say(f"round {number + 1}, {job}, {side}: {costs[job, side][-1].seconds:.2f} s")
+        tables = compared({key: medians(measured) for key, measured in costs.items()}), _promises(work, fresh)
+    for table in tables:
+        table.show()
+    return int(any(table.missed for table in tables))
 
 
-def _overhead(work: Path, rounds: int) -> None:
-    papermill = [*_papermill(), "nothing.ipynb", "out.ipynb"]
-    taken: dict[str, list[tuple[float, float]]] = {_STOCK: [], _HERE: [], _RUN: []}
-    for _ in range(rounds):
-        taken[_STOCK].append(_timed(work, papermill, stock=True))
-        taken[_HERE].append(_timed(work, papermill))
-        taken[_RUN].append(_timed(work, [*_command("run"), "nothing.ipynb"]))
-    for name, times in taken.items():
-        cli.say(f"one empty notebook by {name:21} {_middle(times, 0):5.1f} s {_middle(times, 1):6.2f} CPU-s")
-    few, many = (_timed(work, [*_command("sweep"), "nothing.ipynb", "-p", f"x=1:{n}:{n}", "-j", "1"]) for n in (2, 10))
-    wall, cpu = ((many[index] - few[index]) / 8 for index in (0, 1))
-    cli.say(
-        f"one more empty run in a sweep              {wall:5.1f} s {cpu:6.2f} CPU-s (report and page of it included)"
-    )
-    ours = {_RUN: (_middle(taken[_RUN], 0), _middle(taken[_RUN], 1)), "a run of a sweep": (wall, cpu)}
-    for base in (_STOCK, _HERE):
-        plain, plain_cpu = (_middle(taken[base], index) for index in (0, 1))
-        for name, (seconds, cpu_seconds) in ours.items():
-            shares = f"{seconds / plain:.0%} of the seconds of {base}, {cpu_seconds / plain_cpu:.0%} of its CPU-s"
-            cli.say(f"{name}: {shares} (at most 40 %)")
+def compared(costs: dict[tuple[str, str], Cost]) -> Table:
+    """The table of each job's cost on each side; ours is bound to 40 % of papermill's, and alone to 2 CPU seconds."""
+    table = Table("", "", "seconds", "CPU seconds", "beside papermill", "bound")
+    for (job, side), (seconds, cpu) in costs.items():
+        share = (seconds - _JOBS[job]) / (costs[job, _FRESH].seconds - _JOBS[job])
+        cells = job, side, f"{seconds:.2f}", f"{cpu:.2f}", f"{share:.0%}"
+        if side != _OURS:
+            table.add(*cells)
+        elif job == _ALONE:
+            table.add(*cells, bound="at most 40 %, 2 CPU seconds", kept=share <= 0.4 and cpu <= 2)
+        else:
+            table.add(*cells, bound="at most 40 %", kept=share <= 0.4)
+    return table
 
 
-def _eight(work: Path) -> None:
-    begun = time.time()
-    command = [*_command("sweep"), "sleeps.ipynb", "-p", "x=1:8:8", "-j", "2", "-o", "eight"]
-    total, _ = _timed(work, command)
-    series = {
-        name: sum(_timed(work, [*_papermill(), "sleeps.ipynb", "out.ipynb"], stock=name == _STOCK)[0] for _ in range(8))
-        for name in (_STOCK, _HERE)
+def _fresh(folder: Path) -> str:
+    """The Python of a new environment with papermill and what it asks for. Raises UserError without a network."""
+    installer, python = str(venv.installer().uv), str(folder / "bin/python")
+    wanted = [f"papermill=={version('papermill')}", "ipykernel"]
+    for command in (
+        [installer, "venv", "--quiet", "--python", sys.executable, str(folder)],
+        [installer, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *wanted],
+    ):
+        if subprocess.run(command, env=os.environ | network.environment(), check=False).returncode:
+            raise UserError("there is nothing to compare with: papermill could not be installed, see above")
+    return python
+
+
+def _papermill(work: Path, python: str) -> dict[str, Callable[[], Cost]]:
+    # JUPYTER_PATH leads to the workspace's kernel, which starts in the workspace's environment.
+    environment = os.environ | ({} if python == sys.executable else {"JUPYTER_PATH": ""})
+
+    def took(*words: str) -> Cost:
+        return cost(words, work, environment)
+
+    return {
+        _ALONE: lambda: took(*_command(python), "nothing.ipynb", "out.ipynb"),
+        _MORE: lambda: each(took(python, "-c", _LOOP, "2"), took(python, "-c", _LOOP, "10"), 8),
+        _PAIRS: lambda: took(*_eight(python, at_once=2)),
     }
-    ends = {file: file.stat().st_mtime for file in work.glob("eight/*/run.json")}
-    seconds = {file: folders.Record.read(file).seconds or 0 for file in ends}
-    first, last = min(ends[file] - seconds[file] for file in ends), max(ends.values())
-    used = sum(seconds.values()) / (2 * (last - first))
-    cli.say(f"eight runs of 2 s: the sweep at -j 2 {last - begun:.1f} s, with the report {total:.1f} s")
-    for name, took in series.items():
-        cli.say(f"{name} in series {took:.1f} s, {took / (last - begun):.1f} times as long (at least 3)")
-    cli.say(f"first run started {first - begun:.1f} s after the command (at most 2); workers used {used:.1%} (97 %)")
 
 
-def _resume(work: Path) -> None:
-    command = [*_command("sweep"), "nothing.ipynb", "-p", "x=1:1000:1000", "-o", "many", "--dry-run"]
+def _command(python: str) -> list[str]:
+    return [python, "-m", "papermill", "--log-level", "ERROR", "--no-progress-bar"]
+
+
+def _eight(python: str, at_once: int) -> list[str]:
+    xargs = ["xargs", "-P", str(at_once), "-I", "N", *_command(python), "sleeps.ipynb", "out-N.ipynb"]
+    return ["sh", "-c", 'seq 8 | "$@"', "sh", *xargs]
+
+
+def _workspace(work: Path) -> dict[str, Callable[[], Cost]]:
+    """The same by scripts/run and scripts/sweep, whose report is made, too."""
+    return {
+        _ALONE: lambda: cost([*_script("run"), "nothing.ipynb"], work),
+        _MORE: lambda: each(_sweep(work, "nothing", 2, 1), _sweep(work, "nothing", 10, 1), 8),
+        _PAIRS: lambda: _sweep(work, "sleeps", 8, 2),
+    }
+
+
+def _sweep(work: Path, notebook: str, runs: int, at_once: int) -> Cost:
+    """A sweep of so many runs, in a folder of its own."""
+    folder = tempfile.mkdtemp(prefix=f"{notebook}-", dir=work)
+    axis = f"x=1:{runs}:{runs}"
+    return cost([*_script("sweep"), f"{notebook}.ipynb", "-p", axis, "-j", str(at_once), "-o", folder], work)
+
+
+def _promises(work: Path, fresh: str) -> Table:
+    """What else is promised, each beside its bound."""
+    table = Table("", "", "bound")
+    begun = time.time()
+    pairs = _sweep(work, "sleeps", 8, 2).seconds
+    records = sorted(work.glob("sleeps-*/*/run.json"), key=lambda file: file.stat().st_mtime)[-8:]
+    seconds = [json.loads(file.read_text())["seconds"] for file in records]
+    ends = [file.stat().st_mtime for file in records]
+    first = min(end - took for end, took in zip(ends, seconds, strict=True))
+    used = sum(seconds) / (2 * (max(ends) - first))
+    first -= begun
+    series = cost(_eight(fresh, at_once=1), work, os.environ | {"JUPYTER_PATH": ""}).seconds / pairs
+    resumed = _resume(work)
+    table.add("papermill in series takes", f"{series:.1f} times as long", bound="at least 3", kept=series >= 3)
+    table.add("a sweep's first run starts after", f"{first:.2f} s", bound="at most 2 s", kept=first <= 2)
+    table.add("its workers are at work", f"{used:.1%}", bound="at least 97 %", kept=used >= 0.97)
+    table.add("1,000 runs are found done in", f"{resumed:.2f} s", bound="at most 0.5 s", kept=resumed <= 0.5)
+    for notebook, cell in {"endless": "an endless cell", "deaf": "one that ignores the interrupt"}.items():
+        late = max(_late(work, notebook) for _ in range(3))
+        table.add(f"a time limit ends {cell} late by", f"{late:.2f} s", bound="at most 1 s", kept=late <= 1)
+    return table
+
+
+def _resume(work: Path) -> float:
     from workspace.sweeps import axes
 
-    folder = work / "many"
-    folder.mkdir()
-    digest = Notebook.read(work / "nothing.ipynb").digest
-    (folder / "sweep.json").write_text(json.dumps({"notebook_digest": digest}))
-    (folder / "report.html").touch()
+    sweep = [*_script("sweep"), "nothing.ipynb", "-o", "many", "-p"]
+    cost([*sweep, "x=1"], work)
+    [made] = (file.parent for file in work.glob("many/*/run.json"))
     for x in range(1, 1001):
-        made = folder / axes.run_name({"x": x}, ["x"])
-        made.mkdir()
-        folders.Record(status=folders.COMPLETED, given={"x": x}).write(made / folders.RECORD)
-    bare = min(_timed(work, [*command[:2], "--help"])[0] for _ in range(3))
-    taken = min(_timed(work, command[:-1])[0] for _ in range(3))
-    cli.say(f"resume of 1,000 completed runs: {taken:.2f} s (at most 0.5), {bare:.2f} s of it to start Python")
+        shutil.copytree(made, work / "many" / axes.run_name({"x": x}, ["x"]), dirs_exist_ok=True)
+    return min(cost([*sweep, "x=1:1000:1000"], work).seconds for _ in range(3))
 
 
-def _timeout(work: Path) -> None:
-    for notebook, cell in {"endless": "an endless cell", "deaf": "one that ignores the interrupt"}.items():
-        late = []
-        for number in range(3):
-            folder = f"late-{notebook}-{number}"
-            _timed(work, [*_command("run"), f"{notebook}.ipynb", "--timeout", "4", "-o", folder], fails=True)
-            late.append((folders.Record.read(work / folder / folders.RECORD).seconds or 0) - 4)
-        shown = ", ".join(f"{seconds:.2f}" for seconds in late)
-        cli.say(f"a timeout of 4 s ended {cell} {shown} s late (at most 1)")
+def _late(work: Path, notebook: str) -> float:
+    folder = Path(tempfile.mkdtemp(prefix="late-", dir=work), "run")
+    cost([*_script("run"), f"{notebook}.ipynb", "--timeout", "4", "-o", str(folder)], work, os.environ, 1)
+    return json.loads((folder / "run.json").read_text())["seconds"] - 4
 
 
-def _notebook(path: Path, cell: str) -> None:
-    import nbformat
-
-    content = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    tags = {"tags": ["parameters"]}
-    content.cells = [nbformat.v4.new_code_cell("x: int = 0", metadata=tags), nbformat.v4.new_code_cell(cell)]
-    content.metadata["language_info"] = {"name": "python"}
-    nbformat.write(content, path)
-
-
-def _command(name: str) -> list[str]:
+def _script(name: str) -> list[str]:
     return [sys.executable, str(places.REPOSITORY / "scripts" / name)]
 
 
-def _papermill() -> list[str]:
-    return [sys.executable, "-m", "papermill", "--log-level", "ERROR", "--no-progress-bar"]
+def _write_notebook(path: Path, *cells: str) -> None:
+    """A notebook of these cells, the first of which holds the parameters."""
+    import nbformat
 
-
-def _timed(work: Path, command: list[str], *, fails: bool = False, stock: bool = False) -> tuple[float, float]:
-    """Seconds and CPU seconds of `command`, which must succeed unless it `fails`; `stock`: with what is left out."""
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = os.environ | {"WORKSPACE_WORK": str(work)} | ({"PYTHONPATH": str(work / _LEFT_OUT)} if stock else {})
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-    seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    # No run writes an accuracy here, which a sweep reports as its failure.
-    if done.returncode and not fails and "no run wrote the metric" not in done.stderr:
-        raise cli.UserError(f"{' '.join(command)} failed: {done.stderr.strip()}")
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def _middle(times: Iterable[tuple[float, float]], index: int) -> float:
-    return statistics.median(time[index] for time in times)
-
-
-def _size(package: str) -> int:
-    files = importlib.metadata.files(package) or []
-    return sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).exists())
+    content = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    content.metadata["language_info"] = {"name": "python"}
+    content.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    content.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(content, path)

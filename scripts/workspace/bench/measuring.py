@@ -1,0 +1,77 @@
+"""Costs, and tables of them. What is printed is Markdown, so that the README's tables are the command's own lines."""
+
+import os
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from workspace.base import cli
+from workspace.base.cli import UserError
+
+
+class Cost(NamedTuple):
+    """Seconds on the clock, and CPU seconds of all processes, which other programs on the machine change less."""
+
+    seconds: float
+    cpu: float
+
+
+class Clock:
+    """Costs of this process and of its ended children, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._last = self._now()
+
+    @staticmethod
+    def _now() -> Cost:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return Cost(time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in usages))
+
+    def look(self) -> Cost:
+        """Since the last look."""
+        last, self._last = self._last, self._now()
+        return Cost(self._last.seconds - last.seconds, self._last.cpu - last.cpu)
+
+
+def cost(command: Sequence[str], folder: Path, environment: Mapping[str, str] = os.environ, *codes: int) -> Cost:
+    """What `command` took, run in `folder`. Raises UserError where it ends with another exit code than 0 or `codes`."""
+    clock = Clock()
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, *codes):
+        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return clock.look()
+
+
+def medians(costs: Iterable[Cost]) -> Cost:
+    """The middle of the seconds, and of the CPU seconds."""
+    return Cost(*map(statistics.median, zip(*costs, strict=True)))
+
+
+def each(few: Cost, many: Cost, count: int) -> Cost:
+    """What each of the `count` did that `many` has beyond `few`."""
+    return Cost((many.seconds - few.seconds) / count, (many.cpu - few.cpu) / count)
+
+
+class Table:
+    """Rows under headings; a row may have a bound, and `missed` says whether any is not kept."""
+
+    def __init__(self, *headings: str) -> None:
+        self._rows = [headings]
+        self.missed = False
+
+    def add(self, *cells: str, bound: str = "", kept: bool = True) -> None:
+        """Add a row. `bound` is its last cell, marked where it is not kept."""
+        self.missed |= not kept
+        self._rows.append((*cells, *([bound if kept else f"**{bound}: missed**"] if bound else [])))
+
+    def show(self) -> None:
+        """Print it."""
+        headings, *rows = [(*row, *[""] * (len(self._rows[0]) - len(row))) for row in self._rows]
+        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+        cli.say("")
+        for row in (headings, ["-" * width for width in widths], *rows):
+            cli.say(f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |")

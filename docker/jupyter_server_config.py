@@ -97,7 +97,6 @@ c.LanguageServerManager.autodetect = False  # there are none, and the log would 
 c.ServerApp.tornado_settings = {
     "headers": {
         "Referrer-Policy": "same-origin",  # the token is in the first address
-        "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "frame-ancestors 'self'",
     }
 }

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -224,6 +225,17 @@ def test_clock_before_the_release_is_told_and_a_right_one_is_not() -> None:
     released = 1_800_000_000.0
     assert "1970-01-02" in (preflight.clock(86400.0, released) or "")
     assert preflight.clock(released + 1, released) is None
+
+
+def test_all_that_is_wrong_with_the_machine_is_told_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORK", "DATA", "STATE"):
+        monkeypatch.setenv(f"WORKSPACE_{name}", str(tmp_path))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))
+    monkeypatch.setattr(preflight.time, "time", lambda: 86400.0)
+    told = "\n".join(preflight.warnings())
+    assert "only 64 MB are free" in told
+    assert "1970-01-02" in told
+    assert ("/dev/shm has only 64 MB" in told) == Path("/dev/shm").exists()  # noqa: S108
 
 
 def test_user_environment_is_made_once_and_survives_a_half_made_one(

@@ -66,6 +66,8 @@ def test_a_word_is_accepted_exactly_if_it_is_one_of_those_listed(value: str) -> 
         (FOLDER, 7),
         (MIRROR, "false"),
         (MIRROR, 0),
+        (parameters.Parameter("anything", "float", 1.0, "a number"), float("nan")),
+        (parameters.Parameter("anything", "float", 1.0, "a number"), float("inf")),
     ],
 )
 def test_a_value_of_another_type_is_refused(parameter: parameters.Parameter, value: object) -> None:

@@ -94,12 +94,42 @@ def test_restart_keeps_the_token_and_the_login(native_server: NativeServer) -> N
         assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
 
 
+def test_login_is_of_no_use_to_other_sites_and_to_scripts(native_lab: Lab) -> None:
+    [login] = [
+        cookie
+        for cookie in native_lab.get(f"/lab?token={native_lab.token}").raw.headers.getlist("Set-Cookie")
+        if cookie.startswith("username-")
+    ]
+    assert {"HttpOnly", "SameSite=Lax"} <= set(login.split("; "))
+
+
 def test_another_token_ends_every_login(native_server: NativeServer) -> None:
     with native_server.running() as lab:
         cookies = lab.get(f"/lab?token={lab.token}").cookies
         assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
     with native_server.running(JUPYTER_TOKEN=GOOD) as lab:
         assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 403
+
+
+def test_folders_with_the_token_are_made_private_whoever_made_them_before(native_server: NativeServer) -> None:
+    runtime = Path(native_server.environment()["JUPYTER_RUNTIME_DIR"])
+    folders = (native_server.folder / "state", runtime)
+    for folder in folders:
+        folder.mkdir(mode=0o755)
+    with native_server.running():
+        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700, 0o700]
+
+
+def test_folder_for_the_token_that_leads_elsewhere_is_refused(native_server: NativeServer) -> None:
+    runtime = Path(native_server.environment()["JUPYTER_RUNTIME_DIR"])
+    runtime.symlink_to(native_server.folder)
+    try:
+        refused = native_server.refusal()
+    finally:
+        runtime.unlink()
+    assert refused.returncode == 78
+    assert f"{runtime} belongs to somebody else" in refused.stderr
+    assert not (native_server.folder / "token").exists()
 
 
 def test_port_in_use_is_an_error_and_not_another_port(native_server: NativeServer) -> None:

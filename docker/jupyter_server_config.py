@@ -4,10 +4,12 @@ import hashlib
 import hmac
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.auth.identity import IdentityProvider, User
+from jupyter_server.utils import JupyterServerAuthWarning
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from workspace.base import places, settings
@@ -71,6 +73,8 @@ if settings.get("WORKSPACE_TLS"):  # behind docker/tls.yml, where nobody but Cad
     c.ServerApp.trust_xheaders = True
     c.IdentityProvider.secure_cookie = True
 c.ServerApp.allow_unauthenticated_access = False
+# Said of each extension's socket that does not ask for the token itself. With the line above the server asks for all.
+warnings.filterwarnings("ignore", category=JupyterServerAuthWarning)
 server.DiscreetFormatter.token = TOKEN
 c.Application.logging_config = {"formatters": {"console": {"class": "workspace.lab.server.DiscreetFormatter"}}}
 c.ServerApp.allow_remote_access = True

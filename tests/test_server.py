@@ -71,6 +71,19 @@ def _log_in(lab: Lab, password: str) -> int:
     return lab.request("POST", "/login", cookies=cookies, data=data).status_code
 
 
+def test_start_frightens_nobody(native_server: NativeServer) -> None:
+    with native_server.running():
+        log = (native_server.folder / "server.log").read_text()
+    assert "is running at" in log
+    assert [line for line in log.splitlines() if "Warning" in line or "[W " in line or "[E " in line] == []
+
+
+@pytest.mark.parametrize("path", ["/lsp/ws/x", "/nvdashboard/cpu_resource", "/terminals/websocket/1"])
+def test_socket_that_does_not_ask_for_the_token_itself_is_refused_without_it(native_lab: Lab, path: str) -> None:
+    with pytest.raises(websocket.WebSocketException, match=r"403|404|Invalid redirect target '/login"):
+        websocket.create_connection(f"ws{native_lab.url.removeprefix('http')}{path}", timeout=30)
+
+
 def test_kernels_do_not_know_the_token(native_server: NativeServer) -> None:
     with native_server.running(JUPYTER_TOKEN=GOOD) as lab:
         assert lab.token == GOOD

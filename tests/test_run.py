@@ -167,6 +167,41 @@ def test_only_the_same_run_of_a_sweep_is_not_kept_twice(tmp_path: Path, x: int, 
     assert sorted(folder.name for folder in tmp_path.iterdir()) == kept
 
 
+DRAWN = """\
+import json
+from pathlib import Path
+
+Path(output_folder, "metrics.json").write_text(json.dumps({"accuracy": 0.9579, "dataset": DATASET}))
+"""
+
+
+@pytest.mark.parametrize(("dataset", "said"), [("drawn", "0.9579 on drawn shapes"), ("cifar10", "0.9579")])
+def test_an_accuracy_on_a_substitute_is_nowhere_shown_without_saying_so(
+    tmp_path: Path, dataset: str, said: str
+) -> None:
+    made = command(tmp_path, "run", notebook(tmp_path / "a.ipynb", f"DATASET = '{dataset}'", DRAWN), "-o", "runs/a")
+    assert f": accuracy {said}\n" in made.stdout
+    assert f"  {said}" in command(tmp_path, "runs", "list").stdout
+    caveat = "caveat: on drawn shapes" in command(tmp_path, "runs", "show").stdout
+    assert caveat == (dataset == "drawn") == ("drawn" in made.stdout)
+
+
+@pytest.mark.parametrize(
+    ("makes", "said"),
+    [
+        ("os.mkfifo(path)", "it is no regular file"),
+        ("os.symlink('/dev/zero', path)", "it is no regular file"),
+        ("os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 10 ** 10)", "it is larger than 10 MB"),
+        ("open(path, 'w').write('[' * 100_000)", "it is nested too deeply"),
+    ],
+)
+def test_metrics_that_are_none_are_left_out_and_named(tmp_path: Path, makes: str, said: str) -> None:
+    odd = notebook(tmp_path / "odd.ipynb", f"import os\npath = output_folder + '/metrics.json'\n{makes}")
+    done = command(tmp_path, "run", odd, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert f"metrics.json cannot be read: {said}\n" in done.stdout
+
+
 WIDGETS = """\
 from ipywidgets import interact
 

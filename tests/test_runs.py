@@ -69,7 +69,7 @@ def test_a_run_that_does_not_exist_gets_the_nearest_name(work: Path) -> None:
         ('{"schema": 3, "status": "completed"}', "newer workspace (schema 3; this one reads 2): update the workspace"),
         ('{"status": 7}', "is damaged: status is 7"),
         ('{"status": "comp', "is damaged"),
-        ("[]", "holds no record"),
+        ("[]", "holds no object"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_listed_as_that_and_says_why(tmp_path: Path, content: str, said: str) -> None:

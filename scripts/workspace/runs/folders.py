@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -23,6 +24,7 @@ from typing import Any
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
+from workspace.base.files import replacing
 
 RECORD, STATE, LOG, METRICS, CURVES = "run.json", "state.json", "log.txt", "metrics.json", "curves.json"
 
@@ -32,6 +34,8 @@ RUNNING, LOST = "running", "lost"
 """What there is in place of a run.json: a process at work, or the remains of one that was killed."""
 UNREADABLE = "unreadable"
 """There is a run.json, damaged or of a newer workspace; the record's `error` says which."""
+
+_MOST_BYTES = 10_000_000
 
 _CLAIM = "000000"
 """The end of a hidden folder's name where that folder alone may become the result; elsewhere it is random."""
@@ -67,11 +71,9 @@ class Record:
     def read(cls, file: Path) -> "Record":
         """The record in `file`, of this version or an older one; anything else is `unreadable`, and says why."""
         try:
-            content = json.loads(file.read_text())
+            content = _read(file)
         except (OSError, ValueError) as error:
             return cls(status=UNREADABLE, error=f"{file} is damaged: {error}")
-        if not isinstance(content, dict):
-            return cls(status=UNREADABLE, error=f"{file} is damaged: it holds no record")
         schema = content.get("schema", 1)
         if not isinstance(schema, int) or schema > SCHEMA:
             newer = f"{file} is of a newer workspace (schema {schema}; this one reads {SCHEMA}): update the workspace"
@@ -91,7 +93,7 @@ class Record:
 
     def write(self, file: Path) -> None:
         """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
-        with file.open("w") as text:
+        with replacing(file) as new, new.open("w") as text:
             json.dump(asdict(self), text, indent=2)
             text.write("\n")
             text.flush()
@@ -132,13 +134,28 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What the notebook wrote to metrics.json; empty where it wrote none."""
-        return _read(self.folder / METRICS)
+        """What the notebook wrote to metrics.json; empty where it wrote none that can be read."""
+        return self._metrics[0]
 
     @cached_property
     def curves(self) -> dict[str, Any]:
         """What the notebook wrote to curves.json, a list for each quantity; empty where it wrote none."""
-        return _read(self.folder / CURVES)
+        return _read_or_complain(self.folder / CURVES)[0]
+
+    @property
+    def accuracy(self) -> float | None:
+        """What its notebook calls that, if it is a number. Show it with the `caveat`."""
+        value = self.metrics.get("accuracy")
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    @property
+    def caveat(self) -> str:
+        """What must be said beside its numbers, or nothing: that the images were a substitute, or cannot be read."""
+        return "on drawn shapes" if self.metrics.get("dataset") == "drawn" else self._metrics[1]
+
+    @cached_property
+    def _metrics(self) -> tuple[dict[str, Any], str]:
+        return _read_or_complain(self.folder / METRICS)
 
     @cached_property
     def status(self) -> str:
@@ -315,8 +332,30 @@ def _locked(file: Path) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError or ValueError where there is none.
+
+    Notebooks write what they like: only a regular file of a modest size is read.
+    """
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as content:  # no pipe blocks
+        found = os.fstat(content.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no regular file")
+        if found.st_size > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES // 1_000_000} MB")
+        try:
+            held = json.loads(content.read(_MOST_BYTES))
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+    if not isinstance(held, dict):
+        raise ValueError("it holds no object")
+    return held
+
+
+def _read_or_complain(file: Path) -> tuple[dict[str, Any], str]:
+    """The same, or an empty one and what is wrong; that there is no such file is not wrong."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return _read(file), ""
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError) as error:
+        return {}, f"{file.name} cannot be read: {error}"

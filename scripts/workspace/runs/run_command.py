@@ -94,9 +94,9 @@ def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
     _tell(progress, begun)
     seconds = duration(made.record.seconds or 0)
     if made.status == folders.COMPLETED:
-        accuracy = made.metrics.get("accuracy")
-        result = f": accuracy {accuracy:.4f}" if isinstance(accuracy, float) else ""
-        cli.say(f"completed in {seconds}{result}\n{made.folder}")
+        result = "" if made.accuracy is None else f"accuracy {made.accuracy:.4f}"
+        told = " ".join(filter(None, [result, made.caveat]))
+        cli.say(f"completed in {seconds}{': ' if told else ''}{told}\n{made.folder}")
         return 0
     if interrupted:
         cli.say(f"stopped; what there is of it is in {made.folder}")

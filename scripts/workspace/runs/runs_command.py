@@ -21,14 +21,14 @@ def list_runs() -> int:
     """All runs, the latest last."""
     rows = [("RUN", "STATUS", "STARTED (UTC)", "TIME", "ACCURACY", "PARAMETERS")]
     for run in folders.everything():
-        accuracy = run.metrics.get("accuracy")
+        accuracy = "" if run.accuracy is None else f"{run.accuracy:.4f}"
         rows.append(
             (
                 run.name,
                 run.status,
                 run.record.started[:19].replace("T", " "),
                 "" if run.record.seconds is None else duration(run.record.seconds),
-                f"{accuracy:.4f}" if isinstance(accuracy, float) else "",
+                " ".join(filter(None, [accuracy, run.caveat])),
                 ", ".join(f"{name} {value}" for name, value in run.record.given.items()),
             )
         )
@@ -42,12 +42,16 @@ def show(run: str | None) -> int:
     """All about one run."""
     found = folders.find(run)
     cli.say(f"{found.folder}: {found.status}")
+    if found.caveat:
+        cli.say(f"caveat: {found.caveat}")
     for name, value in (asdict(found.record) | {"metrics": found.metrics}).items():
+        if value in (None, "", {}):
+            continue
         if isinstance(value, dict):
             cli.say(f"{name}:")
             for inner, content in value.items():
                 cli.say(f"  {inner}: {content}")
-        elif value is not None and name != "status":
+        elif name != "status":
             cli.say(f"{name}: {value}")
     return 0
 

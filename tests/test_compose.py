@@ -32,7 +32,7 @@ def configuration(*files: str, **environment: str) -> dict:
 def test_no_setting_is_required() -> None:
     service = configuration("docker-compose.yml")
     assert service["ports"][0]["published"] == "8888"
-    assert service["build"]["args"]["WHEELS"] == "cpu"
+    assert service["build"]["args"]["WHEELS"] == ""
 
 
 def test_gpu_overlay_changes_only_wheels_tag_and_device() -> None:
@@ -69,10 +69,24 @@ def test_proxy_and_authorities_reach_build_and_run_time() -> None:
     assert given["build"]["secrets"] == [{"source": "ca"}]
 
 
+def test_authorities_that_the_machine_names_reach_the_build_alone() -> None:
+    command = ["docker", "compose", "config", "--format", "json"]
+    environment = {"PATH": os.environ["PATH"], "REQUESTS_CA_BUNDLE": "/etc/theirs.pem"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["secrets"]["ca"]["file"] == "/etc/theirs.pem"
+    assert "/etc/theirs.pem" not in str(json.loads(done.stdout)["services"])
+
+
+def test_folder_with_a_colon_is_refused_in_one_line(checkout: Path, engine: None) -> None:  # noqa: ARG001
+    refused = command(checkout, "scripts/start", WORKSPACE_DIR="/tmp/a:b")  # noqa: S108
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "WORKSPACE_DIR has a colon" in refused.stderr
+
+
 def test_every_setting_is_listed_in_the_example() -> None:
     used = set(re.findall(r"\$\{(\w+)", (REPOSITORY / "docker-compose.yml").read_text()))
     listed = set(re.findall(r"^#(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
-    assert used <= listed
+    assert used - {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"} <= listed  # the machine's own
 
 
 def test_unusable_setting_is_refused_in_one_line(checkout: Path) -> None:

@@ -20,6 +20,13 @@ def test_container_is_healthy(container: Container) -> None:
     assert container.healthy()
 
 
+def test_health_is_asked_every_second_while_the_lab_begins(container: Container) -> None:
+    checks = container.command(
+        "sh", "-c", "docker inspect --format '{{json .Config.Healthcheck}}' $(docker compose ps -q)"
+    )
+    assert json.loads(checks.stdout)["StartInterval"] == 1e9
+
+
 def test_request_without_token_is_refused(container_lab: Lab) -> None:
     assert container_lab.get("/api/contents").status_code == 403
 
@@ -41,7 +48,8 @@ def test_run_from_a_notebook_s_cell_names_the_image_that_made_it(container: Cont
     said = container_lab.run(f"!run {LESSON} {small} -o /workspace/runs/cell", timeout_s=300)
     assert "completed in" in said, said
     record = json.loads(container.inside("cat", "/workspace/runs/cell/run.json").stdout)
-    assert re.fullmatch(rf"{os.environ.get('WORKSPACE_WHEELS', 'cpu')}-[0-9a-f]{{12}}", record["image"])
+    wheels = container.inside("python", "-c", "import torch; print('cuda' if torch.version.cuda else 'cpu')").stdout
+    assert re.fullmatch(rf"{wheels.strip()}-[0-9a-f]{{12}}", record["image"])
     refused = container_lab.run(f"!run {LESSON} -p epochs 0 -o /workspace/runs/none", timeout_s=300)
     assert "Allowed: 0.001 to 1000" in refused
     assert container.inside("ls", "/workspace/runs").stdout == "cell\n"

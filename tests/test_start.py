@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from labs import REPOSITORY, Lab, command, free_port, wait_until
-from workspace.host import causes, start
+from workspace.base import network
+from workspace.base.cli import UserError
+from workspace.host import build, causes, start
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,77 @@ def test_disk_that_is_full_is_one_line(tmp_path: Path, free_kb: int) -> None:
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "No space left" in refused.stderr or "the disk is full" in refused.stderr
+
+
+def test_folder_with_spaces_and_quotes_serves_a_lab_whose_pip_works(checkout: Path, tmp_path: Path) -> None:
+    clone = tmp_path / 'a folder\'s "name" $x'
+    shutil.copytree(checkout, clone, symlinks=True, ignore=shutil.ignore_patterns(".workspace", "work"))
+    here = {"WORKSPACE_PORT": str(free_port()), "WORKSPACE_BIND": "127.0.0.1"}
+    try:
+        started = command(clone, "scripts/start", "--native", **here)
+        assert started.returncode == 0, started.stderr
+        said = Lab(started.stdout.splitlines()[-1]).run("!command -v pip; pip --version")
+    finally:
+        command(clone, "scripts/stop", **here)
+    assert str(clone / ".workspace/state/kernels") in said
+    assert "(python 3." in said
+
+
+def test_folder_with_a_colon_is_refused_in_one_line(checkout: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkout / "scripts", tmp_path / "a:b/scripts")
+    refused = command(tmp_path / "a:b", "scripts/start")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "may have a colon" in refused.stderr
+
+
+def test_clone_in_windows_keeps_the_ends_of_lines_that_linux_needs(tmp_path: Path) -> None:
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("this copy is no clone")
+    clone = ["git", "clone", "--quiet", "--config", "core.autocrlf=true", REPOSITORY, tmp_path / "clone"]
+    subprocess.run(clone, check=True)
+    kept = ["scripts/start", "docker/Dockerfile", "docker/healthcheck.py", "docker/requirements.lock"]
+    assert [name for name in kept if b"\r" in (tmp_path / "clone" / name).read_bytes()] == []
+
+
+def test_machines_own_authorities_are_used_without_asking_and_the_setting_goes_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("machines.pem", "mine.pem", "secret.pem"):
+        (tmp_path / name).write_text("a certificate")
+    (tmp_path / "secret.pem").chmod(0o600)
+    monkeypatch.delenv("WORKSPACE_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "secret.pem"))  # the container's user could not read it
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "machines.pem"))
+    assert network.authorities() == tmp_path / "machines.pem"
+    monkeypatch.setenv("WORKSPACE_CA_BUNDLE", str(tmp_path / "mine.pem"))
+    assert network.environment()["PIP_CERT"] == str(tmp_path / "mine.pem")
+    monkeypatch.setenv("WORKSPACE_CA_BUNDLE", "/dev/null")
+    assert network.authorities() is None
+    monkeypatch.setenv("WORKSPACE_CA_BUNDLE", "nowhere.pem")
+    with pytest.raises(UserError, match="which is not there"):
+        network.authorities()
+
+
+@pytest.mark.parametrize(
+    ("system", "line"), [("ID=ubuntu\nID_LIKE=debian\n", "mmdebstrap --variant"), ("ID=fedora\n", "")]
+)
+def test_base_image_out_of_reach_comes_with_the_line_that_makes_one_on_debian(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, line: str
+) -> None:
+    (tmp_path / "os-release").write_text(system)
+    monkeypatch.setattr(causes, "_OS_RELEASE", tmp_path / "os-release")
+    told = causes.explain("failed to resolve source metadata for docker.io/library/debian")
+    assert line in told
+    assert ("docker import - debian:trixie-slim" in told) == bool(line)
+
+
+def test_what_the_build_decides_is_said_and_the_rest_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = "#5 [2/9] RUN uv\\n#5 0.3 downloading\\n#5 0.4 workspace: the larger one is taken.\\n"
+    assert build.build(["printf", output], os.environ, tmp_path / "log")
+    assert capsys.readouterr().out == "the larger one is taken.\n"
+    assert "downloading" in (tmp_path / "log").read_text()
 
 
 def test_settings_in_dotenv_count_without_an_engine_too(checkout: Path, without_engine: dict[str, str]) -> None:

@@ -41,6 +41,11 @@ def _require_system():
     if os.name == "nt":
         sys.stderr.write(name + ": the workspace runs in Linux and macOS; in Windows, clone it inside of WSL2\n")
         sys.exit(2)
+    if os.pathsep in command:
+        sys.stderr.write(
+            name + ": the name of no folder that the checkout is in may have a colon: PATH cannot hold one\n"
+        )
+        sys.exit(2)
     if sys.version_info[:2] in _FITTING:
         return
     is_command = os.path.dirname(command) == os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -24,6 +24,7 @@ class Kind(enum.Enum):
     CONFLICT = enum.auto()
     CPUS = enum.auto()
     DISK = enum.auto()
+    ENGINE = enum.auto()
     GPU = enum.auto()
     PACKAGES = enum.auto()
     PORT = enum.auto()
@@ -83,6 +84,7 @@ _CAUSES = (  # the first that matches counts
         "the base image cannot be fetched from Docker Hub: check the network, {base_image}name an image of your own "
         "(WORKSPACE_BASE_IMAGE=...), or go without Docker: scripts/start --native",
     ),
+    Cause(Kind.ENGINE, r"unknown flag: start-interval", "Docker Engine 25 or newer is needed"),
     Cause(
         Kind.SYSTEM,
         r"no wheels with a matching (platform|Python ABI|Python implementation) tag",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from workspace.base import cli, places
+from workspace.base import cli, network, places, settings
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
 from workspace.host import build, causes, engine
@@ -32,7 +32,7 @@ class Workspace:
 
     gpu: bool = False
     tls: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def project(self) -> str:
@@ -223,7 +223,9 @@ class Workspace:
         return ["docker", "compose", "--ansi=never", *(f"--file={file}" for file in files), *arguments]
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | _no_token_is_no_folder() | self.settings
+        bundle = network.authorities()
+        found = {"WORKSPACE_CA_BUNDLE": str(bundle)} if bundle else {}
+        return os.environ | found | _no_token_is_no_folder() | self.variables
 
     def _module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this package in the running container."""
@@ -245,6 +247,9 @@ class Workspace:
 
     @functools.cached_property
     def _configuration(self) -> dict:
+        for name in ("WORKSPACE_DIR", "WORKSPACE_SECRETS", "WORKSPACE_CA_BUNDLE"):
+            if ":" in (settings.get(name) or ""):
+                raise UserError(f"{name} has a colon, which Docker cannot mount: {settings.get(name)}", cli.BAD_INPUT)
         done = self._compose("config", "--format", "json")
         if done.returncode:
             raise UserError(f"the settings do not fit docker-compose.yml: {done.stderr.strip()}", cli.BAD_INPUT)

@@ -77,7 +77,9 @@ def installer() -> Installer:
 def _follows(extra: Path | None) -> bool:
     """Whether `.venv` was made from the locks as they are now."""
     made = _made()
-    return PYTHON.exists() and made == _digests([*_locks(extra, made), _wheels(made)])
+    wanted = _digests([*_locks(extra, made), _wheels(made)])
+    # Another checkout's that is linked may have more.
+    return PYTHON.exists() and (wanted.items() <= made.items() if FOLDER.is_symlink() else wanted == made)
 
 
 def _follow(extra: Path | None) -> None:
@@ -97,7 +99,7 @@ def _follow(extra: Path | None) -> None:
     except InstallationError as error:
         if index or settings.get("WORKSPACE_WHEELS") or error.kind is not causes.Kind.PACKAGES:
             raise
-        cli.say("PyTorch's index of CPU wheels cannot be reached: taking the general build, 3 GB to download.")
+        cli.say("PyTorch's index has no CPU wheels for here; the general build is taken, 5 GB larger.")
         wheels = _WHEELS["cuda"]
         uv.install(wheels)
     # Not by `uv pip sync`, which would take all of it from the one index that has PyTorch's CPU wheels.
@@ -107,7 +109,7 @@ def _follow(extra: Path | None) -> None:
 
 def _locks(extra: Path | None, made: dict[str, str]) -> list[Path]:
     """The workspace's own, with the tests' where they are asked for or in already."""
-    return [_PACKAGES, *([TESTS] if extra == TESTS or _name(TESTS) in made else [])]
+    return [_PACKAGES, *([TESTS] if extra == TESTS or (_name(TESTS) in made and TESTS.exists()) else [])]
 
 
 def _wheels(made: dict[str, str]) -> Path:

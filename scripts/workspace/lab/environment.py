@@ -19,6 +19,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 
 _KILLED_FIRST = 500
+_PIP = '#!/bin/sh\nexec "${0%/*}/python" -m pip "$@"\n'
 
 
 def enter(command: list[str]) -> NoReturn:
@@ -54,7 +55,8 @@ def make() -> Path:
     link = Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(place)})) / "workspace.pth"
 
     def made() -> bool:
-        return (place / "bin" / "python").exists() and link.exists() and link.read_text() == below
+        whole = (place / "bin" / "python").exists() and link.exists() and link.read_text() == below
+        return whole and (place / "bin" / "pip").read_text() == _PIP
 
     if made():
         return place
@@ -66,7 +68,7 @@ def make() -> Path:
 
             venv.create(place)
             pip = place / "bin" / "pip"
-            pip.write_text(f'#!/bin/sh\nexec {place}/bin/python -m pip "$@"\n')
+            pip.write_text(_PIP)
             pip.chmod(0o755)
             link.write_text(below)
     return place

@@ -1,18 +1,16 @@
 """The lesson's accuracy, seconds and memory beside those of the tutorial that it descends from, by turns.
 
-The lesson's side runs the cells of the notebook itself. Each training is a process of its own. Beside the seconds stand
-CPU seconds (of all threads and workers), which other programs on the machine change less.
+The lesson's side runs the cells of the notebook itself. Each training is a process of its own.
 """
 
 import argparse
 import contextlib
 import io
 import multiprocessing
-import resource
 import statistics
-import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,42 +18,24 @@ from typing import Any
 from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.base.places import DELIVERED, LESSON
+from workspace.bench.measuring import Clock, Cost, Table, medians
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one training and one test pass gave and took: shares, seconds, CPU seconds and megabytes."""
+    """What one training and one test pass gave and took; `memory` is the most that was used, in MB."""
 
     accuracy: float
-    train: float
-    train_cpu: float
-    test: float
-    test_cpu: float
+    train: Cost
+    test: Cost
     memory: float
-
-
-class Clock:
-    """Seconds, and CPU seconds of this process and of its ended children, from one look to the next."""
-
-    def __init__(self) -> None:
-        self._last = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, float]:
-        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-    def look(self) -> tuple[float, float]:
-        """Both, since the last look."""
-        last, self._last = self._last, self._now()
-        return self._last[0] - last[0], self._last[1] - last[1]
 
 
 def lesson(folder: str, seed: int, lenet: bool = False, **parameters: float) -> Result:
     """The lesson's training and mirrored test pass, with `parameters` in place of its defaults.
 
-    With `lenet`, the tutorial's network and its optimiser, SGD, are trained in place of the lesson's: only how they are
-    fed, in larger batches and at a rate that rises and falls, is the lesson's.
+    With `lenet`, the tutorial's network is trained in place of the lesson's, on what it is trained on there, with its
+    loss and its optimiser, SGD; from the lesson come batches that are cut from memory, and a rate that rises and falls.
     """
     import nbformat
 
@@ -88,7 +68,7 @@ def lesson(folder: str, seed: int, lenet: bool = False, **parameters: float) -> 
         scores = space["predict"](space["net"], space["test_images"])
         test = clock.look()
     accuracy = (scores.argmax(1) == space["test_labels"]).float().mean().item()
-    return Result(accuracy, *train, *test, machine.peak_memory())
+    return Result(accuracy, train, test, machine.peak_memory())
 
 
 def _feed_lenet(space: dict[str, Any]) -> None:
@@ -96,13 +76,18 @@ def _feed_lenet(space: dict[str, Any]) -> None:
 
     def predict(net: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return torch.cat([net(space["prepare"](batch)) for batch in images.split(500)])
+            return torch.cat([net(prepare(batch)) for batch in images.split(500)])
+
+    def prepare(images: torch.Tensor) -> torch.Tensor:
+        return (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
 
     def sgd(parameters: Any, lr: float, **_: float) -> torch.optim.Optimizer:  # noqa: ANN401
         return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
 
     space |= {
         "net": space["lenet"].to(memory_format=torch.channels_last),
+        "loss_function": torch.nn.CrossEntropyLoss(),
+        "prepare": prepare,
         "augment": lambda images: images,
         "predict": predict,
     }
@@ -152,17 +137,18 @@ def tutorial(folder: str, seed: int) -> Result:
     with torch.no_grad():
         for inputs, labels in load(Photographs(data.test_images, data.test_labels)):
             right += (net(inputs).argmax(1) == labels).sum().item()
-    return Result(right / len(data.test_labels), *train, *clock.look(), machine.peak_memory())
+    return Result(right / len(data.test_labels), train, clock.look(), machine.peak_memory())
 
 
-RECIPES = {
-    "the tutorial, two epochs": tutorial,
-    "lesson, as delivered": lesson,
-    "lesson, as soon as it beats the tutorial": partial(lesson, epochs=0.35),
-    "lesson, within the tutorial's time": partial(lesson, epochs=10.0),
-    "the tutorial's network, fed like the lesson's": partial(
+_TUTORIAL = "the tutorial, two epochs"
+RECIPES: dict[str, Callable[[str, int], Result]] = {
+    _TUTORIAL: tutorial,
+    "its network and loss, batches of 96 from memory, two epochs": partial(
         lesson, lenet=True, epochs=2.0, batch_size=96, learning_rate=0.05
     ),
+    "the lesson, 0.35 epochs": partial(lesson, epochs=0.35),
+    "the lesson, five epochs, as delivered": lesson,
+    "the lesson, ten epochs": partial(lesson, epochs=10.0),
 }
 
 
@@ -186,22 +172,32 @@ def main(options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         for name, recipe in RECIPES.items():
             with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                results[name].append(process.submit(recipe, folder, seed).result())
-            cli.say(f"seed {seed}, {name}: {_row(results[name][-1])}")
-    cli.say("")
-    cli.say(
-        f"{'medians of ' + str(options.seeds):46} accuracy (lowest)  train CPU      s       test CPU      s   peak MB"
-    )
-    for name, measured in results.items():
-        middle = Result(**{key: statistics.median(asdict(one)[key] for one in measured) for key in asdict(measured[0])})
-        lowest = min(one.accuracy for one in measured)
-        base = results["the tutorial, two epochs"]
-        share = statistics.median(one.train / other.train for one, other in zip(measured, base, strict=True))
-        cli.say(f"{name:46} {_row(middle)}  lowest {100 * lowest:.1f} %, {share:.3f} of the tutorial's time")
+                made = process.submit(recipe, folder, seed).result()
+            results[name].append(made)
+            cli.say(f"seed {seed}, {name}: {made.accuracy:.1%} after {made.train.seconds:.1f} s")
+    _table(results).show()
 
 
-def _row(result: Result) -> str:
-    return (
-        f"{100 * result.accuracy:5.1f} %  train {result.train:6.1f} s ({result.train_cpu:6.1f} CPU-s)  "
-        f"test {result.test:5.2f} s ({result.test_cpu:5.2f} CPU-s)  {result.memory:5.0f} MB"
+def _table(results: dict[str, list[Result]]) -> Table:
+    seeds = len(results[_TUTORIAL])
+    table = Table(
+        f"medians of {seeds} seeds",
+        "accuracy (lowest)",
+        "training, s (CPU s)",
+        "beside the tutorial",
+        "testing, s (CPU s)",
+        "memory, MB",
     )
+    for name, made in results.items():
+        accuracies = [result.accuracy for result in made]
+        pairs = zip(made, results[_TUTORIAL], strict=True)
+        train, test = medians(result.train for result in made), medians(result.test for result in made)
+        table.add(
+            name,
+            f"{statistics.median(accuracies):.1%} ({min(accuracies):.1%})",
+            f"{train.seconds:.1f} ({train.cpu:.1f})",
+            f"{statistics.median(result.train.seconds / base.train.seconds for result, base in pairs):.3f}",
+            f"{test.seconds:.2f} ({test.cpu:.2f})",
+            f"{statistics.median(result.memory for result in made):.0f}",
+        )
+    return table

@@ -1,9 +1,11 @@
 """notebooks/train_ddp.py: one network, whatever the number of processes and machines that train it."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +38,10 @@ def options(data: Path, output: Path, batch_size: int = 16) -> list[str]:
     return [str(word) for pair in given.items() for word in pair]
 
 
-def start(torchrun: list[str], data: Path, output: Path, script: str = SCRIPT) -> subprocess.Popen:
+def start(torchrun: list[str], data: Path, output: Path, script: str = SCRIPT, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *torchrun, script, *options(data, output)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "WORKSPACE_DATA": str(data.parent)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "WORKSPACE_DATA": str(data.parent)} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,13 +93,82 @@ def test_threads_of_the_group_end_with_it(data: Path, tmp_path: Path) -> None:
     assert two.returncode == 0, said
 
 
-def test_two_nodes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def meeting_point() -> Iterator[list[str]]:
+    """What torchrun is told on each of two nodes."""
     # Kept here, where it outlives both: a node whose meeting point goes first waits minutes for the other's farewell.
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{store.port}", "--rdzv-conf=is_host=false"]
-    meeting.append("--local-addr=127.0.0.1")
-    nodes = [start(["--nnodes=2", "--nproc-per-node=1", *meeting], data, tmp_path) for _ in range(2)]
-    assert differs(weights(tmp_path, *nodes), alone) < 1e-5
+    yield ["--nnodes=2", "--nproc-per-node=1", *meeting, "--local-addr=127.0.0.1"]
+    del store
+
+
+def test_two_nodes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: Path) -> None:
+    with meeting_point() as meeting:
+        nodes = [start(meeting, data, tmp_path) for _ in range(2)]
+        assert differs(weights(tmp_path, *nodes), alone) < 1e-5
+
+
+PRETENDS = f"""\
+import os, pathlib, sys
+sys.path.insert(0, {str(REPOSITORY / "notebooks")!r})  # beside the notebook
+import torch, train_ddp
+from lesson import machine
+count = int(os.environ["GPUS"])
+def set_device(device):
+    if device.index >= count:
+        raise RuntimeError("CUDA error: invalid device ordinal")
+torch.cuda.is_available, torch.cuda.device_count = (lambda: count > 0), (lambda: count)
+torch.cuda.set_device = set_device
+machine.gpu_works = torch.cuda.is_available
+torch.distributed.new_group = lambda backend: backend
+"""
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_two_processes_share_the_cpu_where_there_is_not_a_gpu_for_each(
+    gpus: int, data: Path, alone: dict, tmp_path: Path
+) -> None:
+    script = tmp_path / "pretends.py"
+    script.write_text(f"{PRETENDS}train_ddp.main()\n")
+    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path, str(script), GPUS=str(gpus))
+    said, _ = two.communicate(timeout=400)
+    assert f"2 processes, all on the CPU, by gloo, since the GPUs here are {gpus}" in said
+    assert differs(weights(tmp_path, two), alone) < 1e-5
+
+
+CHOOSES = f"""{PRETENDS}
+def chosen(given, rank, world, device, group):
+    pathlib.Path(given.output_folder, f"process-{{rank}}").write_text(f"{{device}} {{group}}")
+train_ddp._train = chosen
+train_ddp.main()
+"""
+
+
+def test_with_a_gpu_for_each_process_every_one_takes_its_own(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "chooses.py"
+    script.write_text(CHOOSES)
+    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path, str(script), GPUS="2")
+    said, _ = two.communicate(timeout=400)
+    assert two.returncode == 0, said
+    assert [(tmp_path / f"process-{rank}").read_text() for rank in range(2)] == ["cuda:0 nccl", "cuda:1 nccl"]
+    assert "2 processes, a GPU each, by NCCL" in said
+
+
+def test_a_machine_without_a_gpu_brings_all_to_the_cpu(data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "chooses.py"
+    script.write_text(CHOOSES)
+    with meeting_point() as meeting:
+        nodes = [start(meeting, data, tmp_path, str(script), GPUS=gpus) for gpus in ("1", "0")]
+        for node in nodes:
+            said, _ = node.communicate(timeout=400)
+            assert node.returncode == 0, said
+    assert [(tmp_path / f"process-{rank}").read_text() for rank in range(2)] == ["cpu None", "cpu None"]
+
+
+def test_too_few_images_for_one_batch_are_told_as_that(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="80 training images do not fill one batch of 100"):
+        train_ddp.main(options(data, tmp_path, batch_size=100))
 
 
 def test_notebook_launches_both_and_finds_the_same_network(data: Path, tmp_path: Path) -> None:

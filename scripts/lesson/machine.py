@@ -1,7 +1,9 @@
 """How much of this machine the notebook may use. Import it before torch, which reads the environment only once."""
 
 import os
+import re
 import sys
+import time
 from pathlib import Path
 
 # Threads that wait for work keep their CPU busy for a while, in case more comes. The default while is so long that
@@ -40,3 +42,48 @@ def peak_memory() -> int:
     except ImportError:
         return 0
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
+
+
+def memory_taken(device: str) -> dict[str, int]:
+    """The most memory that this process has used so far, in MB: the machine's and, computing on `cuda`, the GPU's."""
+    import torch
+
+    taken = {"peak_memory_mb": peak_memory()}
+    if device == "cuda":
+        taken["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_reserved() / 1e6)
+    return taken
+
+
+def clock(device: str) -> float:
+    """Seconds, as `time.perf_counter` counts them, when all is done that `device` (cpu, cuda or mps) was given to do.
+
+    A GPU works on its own: without waiting for it, one measures how long it takes to give it work.
+    """
+    import torch
+
+    getattr(torch, device).synchronize()
+    return time.perf_counter()
+
+
+def gpu_works() -> bool:
+    """Whether PyTorch can compute on this machine's first NVIDIA GPU; says why where there is one and it cannot.
+
+    PyTorch finds every GPU that the driver knows, and fails at the first computation if it was built without code for
+    its kind, a number such as 7.5: https://developer.nvidia.com/cuda-gpus.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    mine = torch.cuda.get_device_capability()
+    names = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]
+    built = [(name[1], (int(name[2]), int(name[3]))) for name in names if name]
+    # sm: runs on its own generation, from there on; compute: is translated for every later one.
+    if not built or any(kind <= mine and (code == "compute" or kind[0] == mine[0]) for code, kind in built):
+        return True
+    oldest, newest = min(kind for _, kind in built), max(kind for _, kind in built)
+    known = f"PyTorch {torch.__version__} knows {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}"
+    advice = "a T4, an RTX 20 or anything newer will do" if mine < oldest else "a newer PyTorch will do"
+    name = torch.cuda.get_device_name()
+    print(f"The GPU {name} (compute capability {mine[0]}.{mine[1]}) cannot be used: {known}; {advice}.")
+    return False

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TAG = "parameters"
 """The cell with this tag holds the parameters and their defaults."""
+WHOLE_MACHINE = "whole-machine"
+"""With this tag, too, it says that a run takes all GPUs and CPUs: one is made at a time."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,28 @@ class Notebook:
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Its parameters by name, in their order; none where no cell is tagged. Raises UserError for a broken cell."""
+        if not (cell := self._parameters_cell):
+            return {}
+        try:
+            return parameters.read(_annotated("".join(cell["source"])))
+        except (SyntaxError, ValueError) as error:
+            raise UserError(
+                f"the parameters cell of {self.path} cannot be read: {error}. "
+                "Write one `name: type = value` a line, each value plain",
+                cli.BAD_INPUT,
+            ) from error
+
+    @property
+    def takes_whole_machine(self) -> bool:
+        """Whether nothing else is to run beside it."""
+        return bool(self._parameters_cell) and WHOLE_MACHINE in self._parameters_cell["metadata"]["tags"]
+
+    @property
+    def _parameters_cell(self) -> dict[str, Any] | None:
         for cell in self.content["cells"]:
             if cell["cell_type"] == "code" and TAG in cell.get("metadata", {}).get("tags", []):
-                try:
-                    return parameters.read(_annotated("".join(cell["source"])))
-                except (SyntaxError, ValueError) as error:
-                    raise UserError(
-                        f"the parameters cell of {self.path} cannot be read: {error}. "
-                        "Write one `name: type = value` a line, each value plain",
-                        cli.BAD_INPUT,
-                    ) from error
-        return {}
+                return cell
+        return None
 
     @property
     def kernel(self) -> str | None:

@@ -60,6 +60,8 @@ def main(notebook: Path, assignments: list[str], file: Path | None, options: Opt
     source = Notebook.read(notebook)
     axes = axes_.read(source, assignments, notebook_parameters.read_file(file) if file else {})
     _check(axes, options)
+    if source.takes_whole_machine and (options.jobs or 1) > 1:
+        raise UserError(f"-j {options.jobs}: {source.name} takes the whole machine, one run at a time", cli.BAD_INPUT)
     sweep = Sweep(source, axes, options)
     if ".." in sweep.folder.parts:
         raise UserError(f"{sweep.folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
@@ -220,7 +222,9 @@ class Sweep:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: self._cancel.set())
         workers = (
-            cluster.remote(options.scheduler) if options.scheduler else cluster.local(options.jobs or worker.how_many())
+            cluster.remote(options.scheduler)
+            if options.scheduler
+            else cluster.local(1 if self._notebook.takes_whole_machine else options.jobs or worker.how_many())
         )
         with workers as client, StatusLine() as line:
             cluster.work_off(

@@ -59,7 +59,12 @@ def make_run(job: Job, slots: Mapping[str, Slot], sweep: str, wanted: Mapping[st
         raise RefusedError(f"worker {name} has {differing}: use one image everywhere")
     if not job.folder.parent.is_dir():
         raise RefusedError(f"worker {name} does not see {job.folder.parent}: share it, at the same path")
-    status = _make_run(job, slots.get(worker.address, Slot(0, 1, 1)), cancels.get(sweep) or _RemoteCancel(sweep))
+    slot = slots.get(worker.address, Slot(0, 1, 1))
+    if job.notebook.takes_whole_machine and slot.on_machine > 1:
+        raise RefusedError(
+            f"{job.notebook.name} takes the whole machine, and worker {name} shares it: one worker a machine, please"
+        )
+    status = _make_run(job, slot, cancels.get(sweep) or _RemoteCancel(sweep))
     worker.log_event(sweep, (worker.get_current_task(), status))
 
 
@@ -68,7 +73,7 @@ def _make_run(job: Job, slot: Slot, cancel: threading.Event) -> str:
         return folders.Run(job.folder).status
     threads = max(1, min((os.cpu_count() or 1) // slot.on_machine, cpus() // slot.in_container))
     environment = dict.fromkeys(_THREADS, str(threads)) | job.environment
-    if gpus():
+    if gpus() and not job.notebook.takes_whole_machine:
         environment["CUDA_VISIBLE_DEVICES"] = gpus()[slot.index % len(gpus())]
     if cancel.is_set():
         return folders.LOST

@@ -1,5 +1,6 @@
 """Small notebooks, one condition each, and the commands that run them."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -53,3 +54,9 @@ def command(work: Path, name: str, *given: object) -> subprocess.CompletedProces
         timeout=120,
         check=False,
     )
+
+
+def leaderboard(folder: Path) -> list[dict[str, str]]:
+    """The lines of the table of a sweep or a comparison."""
+    with (folder / "leaderboard.csv").open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,9 +1,7 @@
 """scripts/sweep: what it varies, what it refuses, what it keeps, and what it makes again."""
 
-import csv
 import importlib.metadata
 import json
-import math
 import os
 import re
 import signal
@@ -12,14 +10,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from labs import REPOSITORY, free_port, wait_until
-from small import METRICS, arguments, command, environment, notebook
+from small import METRICS, arguments, command, environment, leaderboard, notebook
 from workspace.base.cli import UserError
-from workspace.runs import folders
 from workspace.runs.notebook import Notebook
-from workspace.sweeps import axes, ranking
+from workspace.sweeps import axes
+from workspace.sweeps.sweep import TimeLeft
 
 
 def read_axes(tmp_path: Path, *given: str, file: dict | None = None) -> dict[str, tuple]:
@@ -83,6 +82,13 @@ def test_draws_are_the_same_each_time_and_all_different() -> None:
     assert all(1 <= values["x"] <= 100 for values in drawn)
 
 
+def test_another_seed_draws_others() -> None:
+    some = [axes.Axis("x", range=axes.Range(1, 100, log=True, whole=True))]
+    first, second = (list(axes.draws(some, 5, seed)) for seed in (0, 1))
+    assert first != second
+    assert first == list(axes.draws(some, 5))
+
+
 def test_a_grid_of_a_range_without_a_number_is_refused() -> None:
     with pytest.raises(UserError, match="how many values"):
         list(axes.grid([axes.Axis("x", range=axes.Range(1, 2, log=False, whole=False))]))
@@ -94,15 +100,6 @@ def test_a_runs_name_is_never_a_path(value: str) -> None:
     assert Path(name).name == name
     assert not name.startswith(".")
     assert len(name) < 100
-
-
-def test_a_number_that_is_none_ranks_last_and_failures_after_it() -> None:
-    def row(name: str, value: float | None, status: str = folders.COMPLETED) -> ranking.Row:
-        return ranking.Row(name, "", status, value, {}, 1.0, None, {})
-
-    mixed = [row("d", None, folders.FAILED), row("b", math.nan), row("a", 0.1), row("c", None), row("e", 0.9)]
-    assert [row.name for row in ranking.ranked(mixed, "max")] == ["e", "a", "b", "c", "d"]
-    assert [row.name for row in ranking.ranked(mixed, "min")] == ["a", "e", "b", "c", "d"]
 
 
 SOMETIMES = """\
@@ -121,11 +118,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     work = tmp_path_factory.mktemp("work")
     notebook(work / "some.ipynb", SOMETIMES, METRICS)
     return work, command(work, "sweep", "some.ipynb", "-p", "x=1,2,3,4", "-p", "rate=0.1", "-j", 2, "-o", "out")
-
-
-def leaderboard(folder: Path) -> list[dict[str, str]]:
-    with (folder / "leaderboard.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_sweep_with_a_failure_is_reported_and_exits_with_1(swept: tuple) -> None:
@@ -163,13 +155,107 @@ def test_the_same_command_makes_only_what_failed_again(swept: tuple) -> None:
     assert again.returncode == 0
 
 
-def test_a_changed_notebook_is_refused_with_the_way_on(tmp_path: Path) -> None:
+SOURCE = """\
+from pathlib import Path
+
+source = Path("edits.ipynb")
+if x == 1:
+    source.write_text(source.read_text().replace("first", "second"))
+print("first")
+"""
+
+
+def test_a_notebook_edited_while_it_is_swept_mixes_nothing_and_that_is_said(tmp_path: Path) -> None:
+    notebook(tmp_path / "edits.ipynb", SOURCE, METRICS)
+    given = ["edits.ipynb", "-p", "x=1,2", "-j", 1, "-o", "out"]
+    done = command(tmp_path, "sweep", *given)
+    assert done.returncode == 0, done.stderr
+    assert "edits.ipynb has changed since this sweep began; all its runs are of the copy" in done.stdout
+    assert {log.read_text() for log in tmp_path.glob("out/x-*/log.txt")} == {"first\n"}
+    refused = command(tmp_path, "sweep", *given)
+    assert (refused.returncode, "--rerun all" in refused.stderr) == (2, True)
+    more = command(tmp_path, "sweep", "out/edits.ipynb", *given[1:2], "x=1,2,3", *given[3:])  # the copy
+    assert more.returncode == 0, more.stderr
+    assert (tmp_path / "out").joinpath("sweep.json").read_text().count(str(tmp_path / "edits.ipynb")) == 1
+    assert len(list(tmp_path.glob("out/x-*/run.json"))) == 3
+
+
+def test_outputs_that_are_cleared_or_made_are_no_change(swept: tuple) -> None:
+    work, _ = swept
+    executed = next(work.glob("out/x-1*/some.ipynb"))
+    source = Notebook.read(work / "some.ipynb").content
+    with_outputs = nbformat.from_dict(source)
+    with_outputs.cells[1].outputs = nbformat.read(executed, 4).cells[2].outputs
+    with_outputs.cells[1].execution_count = 7
+    nbformat.write(with_outputs, work / "some.ipynb")
+    done = command(work, "sweep", "some.ipynb", "-p", "x=1,2,3,4", "-p", "rate=0.1", "-o", "out", "--dry-run")
+    again = command(work, "sweep", "some.ipynb", "-p", "x=1,2,4", "-p", "rate=0.1", "-o", "out")
+    assert (done.returncode, again.returncode) == (0, 0), again.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ('{"schema": 3}', "is of a newer workspace (schema 3; this one reads 2)"),
+        ('{"schema":', "is damaged"),
+        ("[]", "is damaged"),
+        ('{"notebook_digest": "of another"}', "--rerun all"),
+    ],
+)
+def test_a_sweep_of_another_notebook_or_workspace_is_refused(tmp_path: Path, record: str, complaint: str) -> None:
     small = notebook(tmp_path / "small.ipynb", METRICS)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/sweep.json").write_text(json.dumps({"notebook_digest": "of another"}))
+    (tmp_path / "out/sweep.json").write_text(record)
     done = command(tmp_path, "sweep", small, "-p", "x=1,2", "-o", "out")
-    assert done.returncode == 2
-    assert "--rerun all" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert complaint in done.stderr
+
+
+def test_a_run_that_is_damaged_or_gone_is_a_failure_wherever_runs_are_shown(tmp_path: Path) -> None:
+    harm = """
+import shutil
+from pathlib import Path
+
+if x == 2:  # made last, with -j 1
+    [first], [second] = Path("out").glob("x-0_*"), Path("out").glob("x-1_*")
+    (first / "run.json").write_text("{")
+    shutil.rmtree(second)
+"""
+    notebook(tmp_path / "harms.ipynb", harm, METRICS)
+    given = ["harms.ipynb", "-p", "x=0,1,2", "-j", 1, "-o", "out"]
+    done = command(tmp_path, "sweep", *given)
+    assert done.returncode == 1, done.stdout
+    assert "2 of 3 runs failed" in done.stderr
+    assert [row["status"] for row in leaderboard(tmp_path / "out")] == ["completed", "unreadable", "lost"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "its folder is not there" in page
+    assert "run.json is damaged" in page
+    notebook(tmp_path / "out/harms.ipynb", METRICS)
+    resumed = command(tmp_path, "sweep", *given[:1], "-p", "x=0,1", "-o", "out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["status"] for row in leaderboard(tmp_path / "out")] == ["completed"] * 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, small_disk: Path) -> None:
+    small = notebook(tmp_path / "small.ipynb", METRICS)
+    (small_disk / "much").write_bytes(b"0" * 390_000)
+    done = command(tmp_path, "sweep", small, "-p", "x=1,2", "-o", small_disk / "out")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def kernels_of(process: psutil.Process) -> list[psutil.Process]:
@@ -222,6 +308,59 @@ def test_a_killed_sweep_leaves_nobody_behind_and_the_same_command_goes_on(tmp_pa
     assert not list(tmp_path.glob("out/.x-1*"))
 
 
+WAITS = "import os\nwhile x and not os.path.exists('go'): pass"
+
+
+def test_a_sweep_goes_on_when_the_terminal_closes_under_nohup(tmp_path: Path) -> None:
+    notebook(tmp_path / "waits.ipynb", WAITS, METRICS)
+    line = ["nohup", *arguments("sweep", "waits.ipynb", "-p", "x=1", "-o", "out")]
+    sweep = subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    wait_until(lambda: list(tmp_path.glob("out/.*/log.txt")))
+    sweep.send_signal(signal.SIGHUP)
+    (tmp_path / "go").touch()
+    assert sweep.wait(60) == 0
+    assert len(leaderboard(tmp_path / "out")) == 1
+
+
+def test_without_nohup_a_closed_terminal_ends_the_sweep_in_order(tmp_path: Path) -> None:
+    notebook(tmp_path / "waits.ipynb", WAITS, METRICS)
+    line = arguments("sweep", "waits.ipynb", "-p", "x=1", "-o", "out")
+    sweep = subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    wait_until(lambda: list(tmp_path.glob("out/.*/log.txt")))
+    sweep.send_signal(signal.SIGHUP)
+    assert sweep.wait(60) == 130
+    assert not list(tmp_path.glob("out/.x*"))
+
+
+def test_a_sweep_in_the_background_is_listed_with_its_progress_and_stopped_by_its_name(tmp_path: Path) -> None:
+    notebook(tmp_path / "waits.ipynb", WAITS, METRICS)
+    given = ["waits.ipynb", "-p", "x=0,1", "-j", 1, "-o", "runs/long"]
+    begun = command(tmp_path, "sweep", *given, "--background")
+    assert begun.returncode == 0, begun.stderr
+    assert "runs stop long" in begun.stdout
+    wait_until(lambda: list(tmp_path.glob("runs/long/x-0*/run.json")) and list(tmp_path.glob("runs/long/.x-1*")))
+    again = command(tmp_path, "sweep", *given, "--background")
+    assert (again.returncode, "another sweep is at work" in again.stderr) == (2, True)
+    assert re.search(r"long +running +.* 1 of 2 done", command(tmp_path, "runs", "list").stdout)
+    stopped = command(tmp_path, "runs", "stop", "long")
+    assert stopped.returncode == 0, stopped.stderr
+    assert re.search(r"long +not finished +.* 1 of 2 done", command(tmp_path, "runs", "list").stdout)
+    assert not list(tmp_path.glob("runs/long/.x*"))
+    assert "not at work" in command(tmp_path, "runs", "stop", "long").stderr
+
+
+def test_time_left_counts_down_while_the_last_run_goes_on() -> None:
+    left = TimeLeft()
+    assert left.told(3, 1, now=0) == ""
+    left.note(10)
+    assert [left.told(2, 1, now=now) for now in (0, 5)] == ["about 20 s left", "about 15 s left"]
+    assert [left.told(1, 1, now=now) for now in (10, 16, 21)] == [
+        "about 10 s left",
+        "about 4 s left",
+        "longer than the others",
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -229,6 +368,7 @@ def test_a_killed_sweep_leaves_nobody_behind_and_the_same_command_goes_on(tmp_pa
         (["-p", "x=0:10:11", "-p", "rate=log:1e-6:1:2000"], "22,000 runs; add --yes"),
         (["-p", "x=1", "--method", "random"], "needs -n"),
         (["-p", "x=1", "-n", "3"], "-n is for"),
+        (["-p", "x=1", "--seed", "3"], "--seed is for"),
         (["-p", "x=1", "-j", "0"], "above 0"),
         (["-p", "x=1", "-o", "../out"], "without `..`"),
         (["-p", "x=1", "-o", "elsewhere", "--report-only"], "not the folder of a sweep"),
@@ -268,6 +408,36 @@ def test_tpe_finds_the_peak_and_goes_on_from_the_runs_that_are_there(tmp_path: P
     assert len(after) == 24
     assert before.items() <= after.items()
     assert float(leaderboard(tmp_path / "out")[0]["accuracy"]) > 0.95
+
+
+FAILS_ONCE = """\
+from pathlib import Path
+
+with open("made", "a") as made:
+    print(rate, file=made)
+if not Path("mended").exists():
+    raise ValueError("not yet")
+"""
+
+
+def test_tpe_makes_what_failed_again_before_anything_new(tmp_path: Path) -> None:
+    notebook(tmp_path / "peak.ipynb", FAILS_ONCE, PEAK)
+    given = ["peak.ipynb", "-p", "rate=1e-6:1", "--method", "tpe", "-j", 1, "-n", 3, "-o", "out"]
+    assert command(tmp_path, "sweep", *given).returncode == 1
+    (tmp_path / "mended").touch()
+    assert command(tmp_path, "sweep", *given).returncode == 0
+    made = (tmp_path / "made").read_text().split()
+    assert sorted(made[:3]) == sorted(made[3:])
+    assert [row["status"] for row in leaderboard(tmp_path / "out")] == ["completed"] * 3
+
+
+def test_tpe_draws_others_with_another_seed(tmp_path: Path) -> None:
+    notebook(tmp_path / "peak.ipynb", PEAK)
+    for seed in (0, 1):
+        given = ["-p", "rate=1e-6:1", "--method", "tpe", "-j", 1, "-n", 2, "--seed", seed, "-o", f"out{seed}"]
+        assert command(tmp_path, "sweep", "peak.ipynb", *given).returncode == 0
+    drawn = [{row["rate"] for row in leaderboard(tmp_path / f"out{seed}")} for seed in (0, 1)]
+    assert not drawn[0] & drawn[1]
 
 
 def test_tpe_without_optuna_gets_one_line_and_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,17 +501,3 @@ def test_workers_that_differ_from_this_machine_are_refused(
     assert done.returncode == 2, done.stderr
     assert f"has torch 1.0 in place of {SAME}: use one image everywhere" in done.stderr
     assert not list(tmp_path.glob("out/x-*"))
-
-
-def test_any_runs_can_be_compared(swept: tuple) -> None:
-    work, _ = swept
-    some = [str(folder) for folder in sorted(work.glob("out/x-[14]_*"))]
-    done = command(work, "compare", *some, "-o", "compared")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(work / "compared/report.html")
-    assert [row["x"] for row in leaderboard(work / "compared")] == ["4", "1"]
-
-
-def test_a_run_that_does_not_exist_cannot_be_compared(swept: tuple) -> None:
-    done = command(swept[0], "compare", "nothing-like-it")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

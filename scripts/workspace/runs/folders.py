@@ -162,7 +162,7 @@ class Run:
         """Completed, failed, timed out, stopped, running, lost or unreadable."""
         if self.finished:
             return self.record.status
-        return RUNNING if _locked(self.folder / STATE) else LOST
+        return RUNNING if is_held(self.folder / STATE) else LOST
 
 
 def default_folder(notebook: Path) -> Path:
@@ -319,7 +319,7 @@ def _put_aside(remains: Path) -> bool:
     return True
 
 
-def _locked(file: Path) -> bool:
+def is_held(file: Path) -> bool:
     """Whether a living process holds `file`, on whichever machine that shares the folder."""
     try:
         with file.open() as held:

@@ -4,7 +4,10 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from workspace.base import cli, places
@@ -12,30 +15,57 @@ from workspace.base.cli import UserError
 from workspace.base.terminal import duration
 from workspace.base.waiting import wait_until
 from workspace.host import start
-from workspace.runs import folders
+from workspace.runs import folders, sweep_record
+from workspace.runs.sweep_record import SweepRecord
 
 _ENDS_WITHIN_S = 30
 
 
 def list_runs() -> int:
-    """All runs, the latest last."""
+    """All runs, the latest last, and the sweeps with how far they are."""
+    known = folders.everything()
     rows = [("RUN", "STATUS", "STARTED (UTC)", "TIME", "ACCURACY", "PARAMETERS")]
-    for run in folders.everything():
+    for run in known:
         accuracy = "" if run.accuracy is None else f"{run.accuracy:.4f}"
         rows.append(
             (
                 run.name,
                 run.status,
-                run.record.started[:19].replace("T", " "),
+                _minute(run.record.started),
                 "" if run.record.seconds is None else duration(run.record.seconds),
                 " ".join(filter(None, [accuracy, run.caveat])),
                 ", ".join(f"{name} {value}" for name, value in run.record.given.items()),
             )
         )
-    wide = [max(len(row[column]) for row in rows) for column in range(5)]
+    _say_table(rows)
+    if sweeps := sweep_record.everything():
+        cli.say("")
+        _say_table([("SWEEP", "STATUS", "STARTED (UTC)", "RUNS"), *(_sweep_line(folder, known) for folder in sweeps)])
+    return 0
+
+
+def _sweep_line(folder: Path, known: list[folders.Run]) -> tuple[str, ...]:
+    try:
+        sweep = SweepRecord.read(folder) or SweepRecord()
+    except UserError:
+        return folder.name, folders.UNREADABLE, "", ""
+    ended = Counter(run.status for run in known if run.finished and run.folder.parent == folder)
+    done = ended[folders.COMPLETED]
+    failed = ended.total() - done
+    at_work = sweep_record.at_work(folder)
+    status = folders.RUNNING if at_work else folders.COMPLETED if done >= sweep.planned else "not finished"
+    of = f" of {sweep.planned}" if sweep.planned else ""  # an older workspace did not say
+    return folder.name, status, _minute(sweep.started), f"{done}{of} done" + (f", {failed} failed" if failed else "")
+
+
+def _minute(started: str) -> str:
+    return started[:19].replace("T", " ")
+
+
+def _say_table(rows: list[tuple[str, ...]]) -> None:
+    wide = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     for row in rows:
         cli.say("  ".join([*(text.ljust(width) for text, width in zip(row, wide, strict=False)), row[-1]]).rstrip())
-    return 0
 
 
 def show(run: str | None) -> int:
@@ -73,21 +103,38 @@ def tail(run: str | None) -> int:
 
 
 def stop(run: str | None) -> int:
-    """End one run; what there is of it is kept."""
+    """End one run, or a sweep; what there is of it is kept."""
+    if run and (sweep := sweep_record.find(run)):
+        return _stop_sweep(sweep)
     found = folders.find(run)
     if found.status != folders.RUNNING:
         raise UserError(f"{found.name} is not running: {found.status}", cli.BAD_INPUT)
-    if found.record.host != socket.gethostname():
-        raise UserError(f"{found.name} runs on {found.record.host}; stop it there")
     if found.record.sweep:
-        raise UserError(f"{found.name} belongs to a sweep; Ctrl-C at the sweep stops it")
-    if not found.record.pid:
-        raise UserError(f"{found.name}: {found.record.error}")
-    os.kill(found.record.pid, signal.SIGTERM)
-    if not wait_until(lambda: not _works(found), _ENDS_WITHIN_S):
-        raise UserError(f"{found.name} does not end; `kill -9 {found.record.pid}` ends it at once")
+        raise UserError(
+            f"{found.name} belongs to a sweep; {places.command('runs')} stop {found.record.sweep} stops that"
+        )
+    _end(found.name, found.record.host, found.record.pid, lambda: not _works(found))
     cli.say(f"stopped; what there is of it is in {found.folder.with_name(found.name)}")
     return 0
+
+
+def _stop_sweep(folder: Path) -> int:
+    sweep = SweepRecord.read(folder)
+    if not sweep or not sweep_record.at_work(folder):
+        raise UserError(f"the sweep {folder.name} is not at work", cli.BAD_INPUT)
+    _end(folder.name, sweep.host, sweep.pid, lambda: not sweep_record.at_work(folder))
+    cli.say(f"stopped; what is done is kept in {folder}, and the same command goes on from there")
+    return 0
+
+
+def _end(name: str, host: str, pid: int | None, ended: Callable[[], bool]) -> None:
+    if host != socket.gethostname():
+        raise UserError(f"{name} runs on {host or 'another machine'}; stop it there")
+    if not pid:
+        raise UserError(f"{name} does not say which process makes it")
+    os.kill(pid, signal.SIGTERM)
+    if not wait_until(ended, _ENDS_WITHIN_S):
+        raise UserError(f"{name} does not end; `kill -9 {pid}` ends it at once")
 
 
 def open_run(run: str | None) -> int:

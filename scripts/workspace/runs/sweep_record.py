@@ -9,35 +9,54 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from workspace.base import cli
+from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
+from workspace.runs import folders
 
 RECORD = "sweep.json"
+SCHEMA = 2
+"""The version of sweep.json: 1, which did not name itself, had no frozen copy of the notebook beside it."""
+
 _LOCK = ".lock"
+_A_GLANCE_S = 1
+"""Who only looks whether a sweep is at work holds its lock for a moment."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepRecord:
-    """What a sweep is about."""
+    """What a sweep is about, and who made it last."""
 
-    notebook: str = ""
-    notebook_digest: str = ""
+    schema: int = SCHEMA
+    notebook: str = ""  # where it came from; what runs is the copy in the sweep's folder
+    notebook_digest: str = ""  # of the sources of its cells
     metric: str = "accuracy"
     mode: str = "max"
     method: str = "grid"
+    seed: int = 0  # of the method, not of the notebook
+    planned: int = 0  # runs
+    started: str = ""  # in UTC, the last time
+    host: str = ""
+    pid: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The record in a sweep's folder; None where the folder is none. Raises UserError for a damaged one."""
+        """The record in a sweep's folder; None where the folder is none. Raises UserError for one it cannot read."""
         file = folder / RECORD
         try:
-            content = json.loads(file.read_text())
-            return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
-        except FileNotFoundError:
+            content = {"schema": 1} | json.loads(file.read_text())
+            newer = content["schema"] > SCHEMA
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{file} is damaged: {error}; choose another -o", cli.BAD_INPUT) from error
+        except (ValueError, TypeError, OSError) as error:
+            raise UserError(f"{file} is damaged: {error}", cli.BAD_INPUT) from error
+        if newer:
+            raise UserError(
+                f"{file} is of a newer workspace (schema {content['schema']}; this one reads {SCHEMA}): "
+                "update the workspace",
+                cli.BAD_INPUT,
+            )
+        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
 
     def write(self, folder: Path) -> None:
         """Put it into a sweep's folder."""
@@ -50,7 +69,25 @@ def claimed(folder: Path) -> Iterator[None]:
     """Keep other sweeps out of `folder`, on every machine that shares it. Raises UserError where one is at work."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / _LOCK, blocking=False):
+        with FileLock(folder / _LOCK, timeout=_A_GLANCE_S):
             yield
     except Timeout as error:
         raise UserError(f"another sweep is at work in {folder}", cli.BAD_INPUT) from error
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a living process makes the sweep in `folder`, on whichever machine that shares it."""
+    return folders.is_held(folder / _LOCK)
+
+
+def everything() -> list[Path]:
+    """The folders of all sweeps in the work folder."""
+    return sorted(file.parent for file in (places.work() / "runs").glob(f"*/{RECORD}"))
+
+
+def find(name: str) -> Path | None:
+    """The folder of the sweep called `name`, or that folder; None where there is no such sweep."""
+    for folder in (places.work() / "runs" / name, Path(name).absolute()):
+        if (folder / RECORD).exists():
+            return folder
+    return None

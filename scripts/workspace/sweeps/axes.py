@@ -77,9 +77,9 @@ def grid(axes: list[Axis]) -> Iterator[dict[str, Any]]:
         yield {axis.name: value for axis, value in zip(axes, values, strict=True)}
 
 
-def draws(axes: list[Axis], count: int) -> Iterator[dict[str, Any]]:
-    """`count` different combinations at random, the same ones each time; fewer where there are not so many."""
-    chance = random.Random(repr(axes))  # noqa: S311  (to try things, not to hide them)
+def draws(axes: list[Axis], count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """`count` different combinations at random, the same ones for the same seed; fewer where there are not so many."""
+    chance = random.Random(f"{axes!r}{seed or ''}")  # noqa: S311  (to try things, not to hide them)
     seen: set[str] = set()
     for _ in range(100 * count):
         drawn = {

@@ -1,16 +1,51 @@
-"""Which of some runs is the best: a row for each, the order of the rows, and the table as leaderboard.csv."""
+"""Which of some runs is the best: their entries in order, how sure that order is, and the table as leaderboard.csv.
+
+Runs that differ by their seed alone are one entry, which has their mean: the luckiest seed wins nothing.
+"""
 
 import csv
+import itertools
+import json
 import math
+import re
+import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from workspace.base.files import replacing
-from workspace.runs import folders
+from workspace.runs.folders import COMPLETED, RECORD, UNREADABLE, Run
 
 LEADERBOARD = "leaderboard.csv"
+SEED = "seed"
+"""The parameter that changes nothing but luck."""
+
+_MINIMISED = {"loss", "error", "seconds"}
+_STUDENT_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+"""Student's t for 1, 2 ... degrees of freedom, 95 % two-sided."""
+_RUN_NAME = re.compile(r"(.*_)?[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What runs are ranked by: a number out of their metrics.json, of which the most (`max`) or the least is best."""
+
+    name: str
+    mode: str
+    note: str = ""  # what to say of a mode that nobody asked for
+
+    @classmethod
+    def asked(cls, name: str, mode: str | None) -> "Metric":
+        """The metric called `name`; without a `mode`, losses, errors and seconds are minimised."""
+        if mode or not _MINIMISED & set(re.split(r"[^a-z]+", name.lower())):
+            return cls(name, mode or "max")
+        return cls(name, "min", f"the lowest {name} is taken for the best; --mode max turns that round")
+
+    def __str__(self) -> str:
+        """As in `loss, the lowest first`."""
+        return f"{self.name}, the {'highest' if self.mode == 'max' else 'lowest'} first"
 
 
 @dataclass(frozen=True)
@@ -21,75 +56,199 @@ class Row:
     folder: str
     status: str
     value: float | None  # the metric; None where there is none
-    parameters: dict[str, Any]  # those that were set for this run
+    parameters: dict[str, Any]  # all of them, those that were set first
     seconds: float | None
     error: str | None
     metrics: dict[str, Any]
-    curves: dict[str, list[float]] = field(default_factory=dict)
+    curves: dict[str, Any]
+    notebook: str = ""
 
     @property
     def numbers(self) -> dict[str, float]:
         """The metrics that are numbers."""
-        return {name: value for name, value in self.metrics.items() if _is_number(value)}
+        return {name: number for name, value in self.metrics.items() if (number := _number(value)) is not None}
+
+    @cached_property
+    def setting(self) -> str:
+        """What it has in common with the runs that differ from it by their seed alone."""
+        others = {name: value for name, value in self.parameters.items() if name != SEED}
+        return json.dumps([self.notebook, others], sort_keys=True, default=repr)
 
 
-def row(run: folders.Run, metric: str) -> Row:
+@dataclass(frozen=True)
+class Entry:
+    """Runs of one setting, which differ by their seed at most: a line of a table."""
+
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The metric of each run that wrote it."""
+        return [row.value for row in self.rows if row.value is not None]
+
+    @cached_property
+    def mean(self) -> float | None:
+        """Of the values; not a number where one of them is none, None where there are no values."""
+        if not self.values:
+            return None
+        return statistics.fmean(self.values) if all(map(math.isfinite, self.values)) else math.nan
+
+    @property
+    def ranks(self) -> bool:
+        """Whether it has a number to be ranked by."""
+        return self.mean is not None and math.isfinite(self.mean)
+
+    @property
+    def spread(self) -> float | None:
+        """The values' standard deviation; None where fewer than two numbers tell nothing of it."""
+        return statistics.stdev(self.values) if len(self.values) > 1 and self.ranks else None
+
+    @property
+    def status(self) -> str:
+        """Completed, or what became of the first run that did not."""
+        return next((row.status for row in self.rows if row.status != COMPLETED), COMPLETED)
+
+    @property
+    def name(self) -> str:
+        """The names of its runs."""
+        return " ".join(row.name for row in self.rows)
+
+    @property
+    def seconds(self) -> float | None:
+        """What one of its runs took, on average."""
+        taken = [row.seconds for row in self.rows if row.seconds is not None]
+        return round(statistics.fmean(taken), 2) if taken else None
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The means of the metrics that are numbers."""
+        names = dict.fromkeys(name for row in self.rows for name in row.numbers)
+        return {name: statistics.mean(row.numbers[name] for row in self.rows if name in row.numbers) for name in names}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of its runs, without the seed where there are several."""
+        return {name: value for name, value in self.rows[0].parameters.items() if name != SEED or len(self.rows) == 1}
+
+    def __str__(self) -> str:
+        """The mean as people read it, such as `0.812 ± 0.004 of 3 seeds`."""
+        if self.mean is None:
+            return ""
+        several = f" of {len(self.values)} seeds" if len(self.values) > 1 else ""
+        return f"{self.mean:.4g}{'' if self.spread is None else f' ± {self.spread:.2g}'}{several}"
+
+
+def row(run: Run, metric: str) -> Row:
     """`run` as a row."""
-    value = run.metrics.get(metric)
-    usable = run.status == folders.COMPLETED and _is_number(value)
-    record = run.record
+    number, record = _number(run.metrics.get(metric)), run.record
+    defaults = {name: value for name, value in record.parameters.items() if name not in record.given}
     return Row(
-        run.name,
-        str(run.folder),
-        run.status,
-        float(value) if usable else None,
-        record.given,
-        record.seconds,
-        record.error,
-        run.metrics,
-        run.curves,
+        name=run.name,
+        folder=str(run.folder),
+        status=run.status,
+        value=float(number) if run.status == COMPLETED and number is not None else None,
+        parameters=record.given | defaults,
+        seconds=record.seconds,
+        error=record.error if run.status != UNREADABLE or (run.folder / RECORD).exists() else f"there is no {RECORD}",
+        metrics=run.metrics,
+        curves=run.curves,
+        notebook=f"{Path(record.notebook).name} {record.notebook_digest}",
     )
 
 
-def rows(folder: Path, metric: str, mode: str) -> list[Row]:
-    """The finished runs in `folder`, the best first; after them those whose metric is no number, then the failed."""
-    return ranked((row(folders.Run(file.parent), metric) for file in folder.glob(f"[!.]*/{folders.RECORD}")), mode)
+def rows(folder: Path, metric: str) -> list[Row]:
+    """The runs in the folder of a sweep that have ended, those whose folder is damaged among them."""
+    found = (path for path in folder.iterdir() if (path / RECORD).exists() or _RUN_NAME.fullmatch(path.name))
+    return [row(Run(path), metric) for path in sorted(found) if not path.name.startswith(".") and path.is_dir()]
 
 
-def ranked(unordered: Iterable[Row], mode: str) -> list[Row]:
-    """The best first: `mode` is max or min."""
+def entries(runs: Iterable[Row], metric: Metric) -> list[Entry]:
+    """The runs by setting, the best first; after them those whose metric is no number, then those that failed."""
+    settings: dict[tuple[str, int], dict[str, Row]] = {}
+    for one in runs:
+        seed = repr(one.parameters.get(SEED))
+        for repeat in itertools.count():  # the same seed again is no other luck: an entry of its own
+            if seed not in settings.setdefault((one.setting, repeat), {}):
+                settings[one.setting, repeat][seed] = one
+                break
+    found = [Entry(tuple(sorted(seeds.values(), key=lambda one: one.name))) for seeds in settings.values()]
 
-    def key(row: Row) -> tuple[int, float, str]:
-        if row.value is None:
-            return (2 if row.status == folders.COMPLETED else 3), 0, row.name
-        if math.isnan(row.value):
-            return 1, 0, row.name
-        return 0, -row.value if mode == "max" else row.value, row.name
+    def key(entry: Entry) -> tuple[int, float, str]:
+        if entry.mean is None:
+            return (2 if entry.status == COMPLETED else 3), 0, entry.name
+        if not math.isfinite(entry.mean):
+            return 1, 0, entry.name
+        return 0, -entry.mean if metric.mode == "max" else entry.mean, entry.name
 
-    return sorted(unordered, key=key)
-
-
-def better(best: Row | None, new: Row | None, mode: str) -> Row | None:
-    """The better one of two rows that may be missing or without a number."""
-    candidates = [row for row in (best, new) if row and row.value is not None and not math.isnan(row.value)]
-    return ranked(candidates, mode)[0] if candidates else None
+    return sorted(found, key=key)
 
 
-def write_leaderboard(folder: Path, rows: list[Row], metric: str) -> Path:
+def alike(ordered: list[Entry]) -> int | None:
+    """How many entries after the best cannot be told from it; None where nothing was run twice, so nobody can say.
+
+    The seeds' spread is pooled over all entries; two means differ if Student's t says so at 95 %.
+    """
+    ranking = [entry for entry in ordered if entry.ranks]
+    freedom = sum(len(entry.values) - 1 for entry in ranking)
+    if not freedom:
+        return None
+    squares = sum((entry.spread or 0) ** 2 * (len(entry.values) - 1) for entry in ranking)
+    student = _STUDENT_95[freedom - 1] if freedom <= len(_STUDENT_95) else 1.96 + 2.7 / freedom
+    best, *others = ranking
+
+    def is_alike(entry: Entry) -> bool:
+        error = math.sqrt(squares / freedom * (1 / len(best.values) + 1 / len(entry.values)))
+        return abs(best.mean - entry.mean) <= student * error
+
+    return sum(map(is_alike, others))
+
+
+def certainty(ordered: list[Entry]) -> str:
+    """What the seeds say of the order, in a sentence; empty where there is nothing to tell apart."""
+    ranking = [entry for entry in ordered if entry.ranks]
+    if len(ranking) < 2:
+        return ""
+    number = alike(ordered)
+    if number is None:
+        hint = "; -p seed=0,1,2 would show it" if SEED in ranking[0].parameters else ""
+        return f"Each was run once, so nobody can say what of the differences is luck{hint}."
+    if number:
+        others = "the next one" if number == 1 else f"{number} others"
+        return f"The best cannot be told apart from {others}: seeds make such differences, too."
+    return "The best is better than what seeds explain (95 %)."
+
+
+def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Path:
     """The table as a file for spreadsheets: rank, status, metric, parameters, seconds, the other numbers, the error."""
-    names = list(dict.fromkeys(name for row in rows for name in row.parameters))
-    numbers = sorted({name for row in rows for name in row.numbers} - {metric, *names})
+    several = any(len(entry.rows) > 1 for entry in ordered)
+    names = list(dict.fromkeys(name for entry in ordered for name in entry.parameters if not several or name != SEED))
+    numbers = sorted({name for entry in ordered for name in entry.numbers} - {metric.name, *names})
+    spread = ["spread", "runs", "seeds"] if several else []
     file = folder / LEADERBOARD
     with replacing(file) as new, new.open("w", newline="") as text:
         table = csv.writer(text)
-        table.writerow(["rank", "run", "status", metric, *names, "seconds", *numbers, "error"])
-        for rank, row in enumerate(rows, start=1):
-            values = [row.parameters.get(name, "") for name in names]
-            others = [row.numbers.get(name, "") for name in numbers]
-            value = "" if row.value is None else row.value
-            table.writerow([rank, row.name, row.status, value, *values, row.seconds, *others, row.error or ""])
+        heads = ["rank", "run", "status", metric.name, *spread, *names, "seconds", *numbers, "error"]
+        table.writerow(map(_harmless, heads))
+        for rank, entry in enumerate(ordered, start=1):
+            seeds = " ".join(str(row.parameters.get(SEED, "")) for row in entry.rows)
+            values = [rank, entry.name, entry.status, entry.mean]
+            values += [entry.spread, len(entry.values), seeds] if several else []
+            values += [entry.parameters.get(name) for name in names]
+            values += [entry.seconds, *(entry.numbers.get(name) for name in numbers)]
+            error = next((row.error for row in entry.rows if row.error), None)
+            table.writerow(map(_harmless, [*values, error]))
     return file
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _harmless(cell: object) -> object:
+    """`cell` as a spreadsheet shows it, where text that begins like a formula would be one."""
+    if cell is None:
+        return ""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def _number(value: object) -> float | int | None:
+    """`value` if it is a number, of a size that can be reckoned with."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if isinstance(value, float) or abs(value) < 10**300 else None

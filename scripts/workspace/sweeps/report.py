@@ -1,11 +1,12 @@
 """What came out of some runs as report.html, made by the notebook report.ipynb."""
 
+import contextlib
 import json
 import os
 import re
 import tempfile
 import threading
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ from workspace.base.terminal import StatusLine
 from workspace.runs import folders
 from workspace.runs.notebook import Notebook
 from workspace.sweeps import ranking
-from workspace.sweeps.ranking import Row
+from workspace.sweeps.ranking import Entry, Metric, Row
 
 REPORT = "report.html"
 
-_NOTEBOOK = Path(__file__).with_name("report.ipynb")
+NOTEBOOK = Path(__file__).with_name("report.ipynb")
 _LAST_LINES = 12
 _RENDERED = 200
 """So many executed notebooks are made pages of, the best ones first."""
 
 
-def compare(names: list[str], output: Path | None, metric: str, mode: str) -> None:
+def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     """Rank the runs called `names` and report them in the folder `output`. Raises UserError for one that cannot be."""
     found = [folders.find(name) for name in names]
     if unfinished := [run.name for run in found if not run.finished]:
@@ -36,46 +37,98 @@ def compare(names: list[str], output: Path | None, metric: str, mode: str) -> No
     folder = (output or places.work() / "runs" / f"compare-{time}").absolute()
     folders.require_new(folder)
     folder.mkdir(parents=True)
-    rows = ranking.ranked((ranking.row(run, metric) for run in found), mode)
-    ranking.write_leaderboard(folder, rows, metric)
-    cli.say(str(write(folder, rows, metric, mode, title=f"{len(rows)} runs compared")))
+    rows = [replace(ranking.row(run, metric.name), name=_full_name(run)) for run in found]
+    entries = ranking.entries(rows, metric)
+    ranking.write_leaderboard(folder, entries, metric)
+    page = write(folder, entries, metric, f"{len(rows)} runs compared", named=True)
+    for line in filter(None, [metric.note, str(page)]):
+        cli.say(line)
 
 
-def write(folder: Path, rows: list[Row], metric: str, mode: str, title: str) -> Path:
-    """Make report.html in `folder`: one file that needs no network. Raises UserError where the notebook fails."""
+def _full_name(run: folders.Run) -> str:
+    return f"{run.record.sweep}/{run.name}" if run.record.sweep else run.name
+
+
+def write(folder: Path, entries: list[Entry], metric: Metric, title: str, *, named: bool = False) -> Path:
+    """Make report.html in `folder`: one file that needs no network. Raises UserError where the notebook fails.
+
+    `named`: what tells the runs apart is their names.
+    """
     from workspace.runs import execution  # papermill: not for those who only want the table
 
+    rows = [row for entry in entries for row in entry.rows]
     with StatusLine() as line:
-        for number, made in enumerate(rows[:_RENDERED], start=1):
+        for number, row in enumerate(rows[:_RENDERED], start=1):
             line.show(f"pages of the executed notebooks: {number} of {min(len(rows), _RENDERED)}")
-            _render(folders.Run(Path(made.folder)))
+            _render(folders.Run(Path(row.folder)))
         line.show("the report")
+        content = {
+            "title": title,
+            "metric": metric.name,
+            "mode": metric.mode,
+            "order": str(metric),
+            "best": str(entries[0]),
+            "certainty": ranking.certainty(entries),
+            "named": named,
+            "entries": [_shown(folder, entry, metric) for entry in entries],
+        }
         with tempfile.TemporaryDirectory(prefix="report-") as scratch:
             table = Path(scratch, "runs.json")
-            content = {"title": title, "metric": metric, "mode": mode, "runs": [_page_row(folder, row) for row in rows]}
-            table.write_text(json.dumps(content))
-            job = execution.Job(Notebook.read(_NOTEBOOK), Path(scratch, "run"), {"table": str(table)})
+            table.write_text(json.dumps(content, default=repr))
+            job = execution.Job(Notebook.read(NOTEBOOK), Path(scratch, "run"), {"table": str(table)})
             made = execution.execute(job, threading.Event())
             if made.status != folders.COMPLETED:
                 raise UserError(f"the report's notebook {job.notebook.name} failed: {made.record.error}")
             return _page(made.notebook, folder / REPORT, title, with_code=False)
 
 
-def _page_row(folder: Path, row: Row) -> dict[str, Any]:
+def _shown(folder: Path, entry: Entry, metric: Metric) -> dict[str, Any]:
+    """An entry as the report's notebook takes it."""
+    if entry.mean is not None:
+        shown = str(entry).partition(" of ")[0] if entry.ranks else "not a number"
+    elif entry.status != folders.COMPLETED:
+        shown = entry.status
+    else:
+        shown = "no number" if metric.name in entry.rows[0].metrics else "not written"
+    failed = sum(row.status != folders.COMPLETED for row in entry.rows)
+    return {
+        "shown": shown,
+        "note": f"{failed} of {len(entry.rows)} failed" if failed and entry.mean is not None else "",
+        "ranks": entry.ranks,
+        "value": entry.mean,
+        "values": entry.values,
+        "spread": entry.spread,
+        "parameters": entry.parameters,
+        "metrics": entry.numbers,
+        "seconds": entry.seconds,
+        "notebook": entry.rows[0].notebook.partition(" ")[0],
+        "runs": [_shown_run(folder, row, entry) for row in entry.rows],
+    }
+
+
+def _shown_run(folder: Path, row: Row, entry: Entry) -> dict[str, Any]:
     run = folders.Run(Path(row.folder))
     page = run.notebook.with_suffix(".html")
     log = run.folder / folders.LOG
     lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if row.error and log.exists() else []
-    link = os.path.relpath(page if page.exists() else run.notebook, folder)
-    last = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(lines))
-    return asdict(row) | {"link": link, "last_lines": last}
+    return {
+        "name": row.name,
+        "seed": f"seed {row.parameters[ranking.SEED]}" if len(entry.rows) > 1 else "",
+        "status": row.status,
+        "seconds": row.seconds,
+        "error": row.error,
+        "curves": row.curves,
+        "link": os.path.relpath(page if page.exists() else run.notebook, folder),
+        "last_lines": re.sub(r"\x1b\[[\d;]*m", "", "\n".join(lines)),
+    }
 
 
 def _render(run: folders.Run) -> None:
-    """Make a page of the executed notebook, once."""
+    """Make a page of the executed notebook, once; none of one that is damaged."""
     page = run.notebook.with_suffix(".html")
-    if run.notebook.exists() and not page.exists():
-        _page(run.notebook, page, run.name, with_code=True)
+    if run.notebook.is_file() and not page.exists():
+        with contextlib.suppress(ValueError):
+            _page(run.notebook, page, run.name, with_code=True)
 
 
 def _page(notebook: Path, page: Path, title: str, *, with_code: bool) -> Path:

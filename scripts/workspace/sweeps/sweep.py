@@ -1,31 +1,36 @@
 """The command `sweep`: plan the runs, make those that are missing, rank them all, report.
 
-There is no state but the folder: sweep.json says what it is about, and each completed run has a folder of its own.
+There is no state but the folder: sweep.json says what it is about, beside it stands the notebook as it was when the
+sweep began, and each completed run has a folder of its own.
 """
 
 import itertools
-import math
+import os
 import secrets
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
+from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine, duration
-from workspace.runs import folders, notebook_parameters
+from workspace.runs import background, folders, notebook_parameters
 from workspace.runs.notebook import Notebook
 from workspace.runs.sweep_record import SweepRecord, claimed
 from workspace.sweeps import axes as axes_
 from workspace.sweeps import ranking, report, tpe
 from workspace.sweeps.axes import Axis
-from workspace.sweeps.ranking import Row
+from workspace.sweeps.ranking import Entry, Metric, Row
 
 if TYPE_CHECKING:
     from workspace.runs.execution import Job
@@ -43,13 +48,15 @@ class Options:
     output: Path | None = None
     method: str = "grid"
     count: int | None = None
+    seed: int = 0
     jobs: int | None = None
     scheduler: str | None = None
     metric: str = "accuracy"
-    mode: str = "max"
+    mode: str | None = None
     retries: int = 0
     timeout: float | None = None
     rerun: str = "failed"
+    in_background: bool = False
     dry_run: bool = False
     report_only: bool = False
     yes: bool = False
@@ -72,8 +79,10 @@ def main(notebook: Path, assignments: list[str], file: Path | None, options: Opt
     folders.require_writable(sweep.folder)
     if options.dry_run:
         return sweep.tell_plan()
-    with claimed(sweep.folder):
-        return sweep.make()
+    if options.in_background:
+        cli.say(background.go_on(sweep.make))
+        return 0
+    return sweep.make()
 
 
 def _check(axes: list[Axis], options: Options) -> None:
@@ -88,6 +97,10 @@ def _check(axes: list[Axis], options: Options) -> None:
         raise UserError(f"--method {options.method} needs -n, how many runs to make", cli.BAD_INPUT)
     if options.method == "grid" and options.count:
         raise UserError("-n is for --method random and tpe; a grid has as many runs as combinations", cli.BAD_INPUT)
+    if options.method == "grid" and options.seed:
+        raise UserError(
+            "--seed is for --method random and tpe; a notebook's own is varied by -p seed=0,1,2", cli.BAD_INPUT
+        )
     if options.scheduler and options.jobs:
         raise UserError("-j is for this machine; a cluster makes as many runs at once as it has workers", cli.BAD_INPUT)
     many = options.count or axes_.size(axes)
@@ -101,41 +114,45 @@ class Sweep:
     def __init__(self, notebook: Notebook, axes: list[Axis], options: Options) -> None:
         self._notebook, self._axes, self._options = notebook, axes, options
         self._varied = [axis.name for axis in axes if axis.range or len(axis.values) > 1]
+        self._metric = Metric.asked(options.metric, options.mode)
         self.folder = (options.output or self._default_folder()).absolute()
+        self._expected: dict[Path, dict[str, Any]] = {}  # the runs that there should be at the end, as far as is known
+        self._lost: dict[Path, str] = {}  # why some of them are not there
+        self._rows: list[Row] = []  # those that have ended
+        self._tries: Counter[Path] = Counter()
         self._planned = options.count or axes_.size(axes)
         self._done = self._failed = 0
-        self._seconds: list[float] = []
-        self._tries: Counter[Path] = Counter()
-        self._best: Row | None = None
+        self._time_left = TimeLeft()
         self._chooser: tpe.Chooser | None = None
         self._cancel = threading.Event()
 
-    def make(self) -> int:
-        """Make the runs that are missing; then rank and report. The exit code: 130 after Ctrl-C."""
-        self._require_same_notebook()
-        missing = self._missing()
-        first = next(missing, None)
-        if first is None:
-            if (self.folder / report.REPORT).exists():
-                cli.say(f"all {self._planned:,} runs are done\n{self.folder / report.REPORT}")
-                return 0
-            return self.report()
-        self._work_off(itertools.chain([first], missing))
-        if self._cancel.is_set():
-            self.report()
-            cli.say("stopped; the same command goes on from here")
-            return 130
-        return self.report()
+    def make(self, begun: Callable[[str], None] | None = None) -> int:
+        """Make the runs that are missing; then rank and report. The exit code: 130 after Ctrl-C.
+
+        `begun` is told how to follow it, once it is under way. Raises UserError, for a full disk, too.
+        """
+        try:
+            with claimed(self.folder):
+                return self._make(begun)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.folder}: {error.strerror or error}. What is done is kept; "
+                "the same command goes on from there"
+            ) from error
 
     def report(self) -> int:
         """Rank and report what there is: 0, or 1 where there is nothing. Raises UserError where runs failed."""
-        metric, mode = self._options.metric, self._options.mode
-        rows = ranking.rows(self.folder, metric, mode)
+        rows = ranking.rows(self.folder, self._metric.name)
+        found = {row.name for row in rows}
+        rows += [self._missing_row(place) for place in self._expected if place.name not in found]
         if not rows:
             cli.say("no run has ended, so there is nothing to report")
             return 1
-        ranking.write_leaderboard(self.folder, rows, metric)
-        cli.say(str(report.write(self.folder, rows, metric, mode, title=self.folder.name)))
+        entries = ranking.entries(rows, self._metric)
+        ranking.write_leaderboard(self.folder, entries, self._metric)
+        page = report.write(self.folder, entries, self._metric, title=self.folder.name)
+        for line in filter(None, [self._metric.note, ranking.certainty(entries), str(page)]):
+            cli.say(line)
         failed = [row for row in rows if row.status != folders.COMPLETED]
         if all(row.value is None for row in rows) and len(failed) < len(rows):
             offered = sorted({name for row in rows for name in row.numbers})
@@ -147,7 +164,7 @@ class Sweep:
                     f'`{notebook_parameters.OUTPUT_FOLDER}: str = "."` names'
                 )
             )
-            raise UserError(f"no run wrote the metric {metric!r}: {hint}; then --report-only with --metric")
+            raise UserError(f"no run wrote the metric {self._metric.name!r}: {hint}; then --report-only with --metric")
         if failed:
             raise UserError(f"{len(failed)} of {len(rows)} runs failed, the first with: {failed[0].error}")
         return 0
@@ -174,58 +191,132 @@ class Sweep:
         """The same for the same command, so that it resumes."""
         name = self._notebook.path.stem
         about = {"notebook": name, "axes": repr(self._axes), "method": self._options.method}
+        if self._options.seed:
+            about["seed"] = str(self._options.seed)
         return places.work() / "runs" / f"{name}-sweep-{axes_.identity(about)}"
 
     def _run_folder(self, values: dict[str, Any]) -> Path:
         return self.folder / axes_.run_name(values, self._varied)
 
-    def _require_same_notebook(self) -> None:
-        """Refuse to put runs of two different notebooks side by side, unless all are made again."""
+    def _make(self, begun: Callable[[str], None] | None) -> int:
+        before = self._read_record()
+        missing = self._missing()
+        first = next(missing, None)
+        self._freeze(before)
+        if first is None:
+            if (self.folder / report.REPORT).exists():
+                done = f"all {self._planned:,} runs are done\n{self.folder / report.REPORT}"
+                (begun or cli.say)(done)
+                return 0
+            return self.report()
+        self._work_off(itertools.chain([first], missing), begun)
+        self._tell_if_source_moved_on()
+        if self._cancel.is_set():
+            self._expected.clear()  # what was not made is no failure
+            try:
+                self.report()
+            except UserError as error:  # runs that failed before
+                cli.say(str(error))
+            cli.say("stopped; the same command goes on from here")
+            return 130
+        return self.report()
+
+    def _read_record(self) -> SweepRecord | None:
+        """What the folder says of the sweep, None for a new one.
+
+        Raises UserError rather than put runs of two different notebooks side by side, unless all are made again.
+        """
         before = SweepRecord.read(self.folder)
         if before and not self._notebook.had(before.notebook_digest) and self._options.rerun != "all":
+            copy = self.folder / self._notebook.name
+            go_on = f", or go on with the copy that it began with, {copy}" if copy.exists() else ""
             raise UserError(
                 f"{self._notebook.name} has changed since this sweep began, and results of two notebooks do not "
-                "compare: name another folder with -o, or make all runs again with --rerun all",
+                f"compare: name another folder with -o, make all runs again with --rerun all{go_on}",
                 cli.BAD_INPUT,
             )
         if not before and any(self.folder.glob(f"*/{folders.RECORD}")):
             raise UserError(f"{self.folder} holds runs that are of no sweep; choose another -o", cli.BAD_INPUT)
-        options = self._options
-        about = SweepRecord(
-            str(self._notebook.path), self._notebook.digest, options.metric, options.mode, options.method
-        )
-        about.write(self.folder)
+        return before
+
+    def _freeze(self, before: SweepRecord | None) -> None:
+        """Keep the notebook as it is now beside the runs that are made of it, and say what the sweep is about."""
+        copy, source = self.folder / self._notebook.name, self._notebook.path
+        if source == copy and before:  # it goes on with its copy: modules and files are found where they were
+            source = Path(before.notebook)
+            self._notebook = replace(self._notebook, path=source)
+        with replacing(copy) as new:
+            new.write_text(self._notebook.text, encoding="utf-8")
+        SweepRecord(
+            notebook=str(source),
+            notebook_digest=self._notebook.digest,
+            metric=self._metric.name,
+            mode=self._metric.mode,
+            method=self._options.method,
+            seed=self._options.seed,
+            planned=self._planned,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        ).write(self.folder)
+
+    def _tell_if_source_moved_on(self) -> None:
+        try:
+            same = Notebook.read(self._notebook.path).digest == self._notebook.digest
+        except UserError:
+            same = False
+        if not same:
+            cli.say(
+                f"{self._notebook.path} has changed since this sweep began; all its runs are of the copy "
+                f"{self.folder / self._notebook.name}"
+            )
 
     def _plan(self) -> Iterable[dict[str, Any]]:
-        axes = self._axes
-        return axes_.grid(axes) if self._options.method == "grid" else axes_.draws(axes, self._options.count or 0)
+        if self._options.method == "grid":
+            return axes_.grid(self._axes)
+        return axes_.draws(self._axes, self._options.count or 0, self._options.seed)
 
     def _missing(self) -> Iterator[dict[str, Any]]:
-        """The combinations that are to be made; how many are there already is noted."""
+        """The combinations that are to be made; the runs that are there are noted."""
         again = self._options.rerun == "all"
         if self._options.method == "tpe":
-            rows = [] if again else ranking.rows(self.folder, self._options.metric, self._options.mode)
-            told = [(row.parameters, row.value) for row in rows if row.value is not None and not math.isnan(row.value)]
-            self._chooser = tpe.Chooser(self._axes, self._planned, self._options.mode, told)
-            self._done = len(told)
+            before = [] if again else ranking.rows(self.folder, self._metric.name)
+            self._chooser = tpe.Chooser(self._axes, self._planned, self._metric.mode, self._options.seed)
+            for row in before:
+                if row.status == folders.COMPLETED:
+                    self._done += self._chooser.remember(row.parameters, row.value)
+                else:
+                    self._chooser.ask_again(row.parameters)
+            self._rows = [row for row in before if row.status == folders.COMPLETED]
             return iter(self._chooser)
-        plan = list(self._plan())
-        missing = [values for values in plan if again or not _completed(self._run_folder(values))]
-        self._planned, self._done = len(plan), len(plan) - len(missing)
+        self._expected = {self._run_folder(values): values for values in self._plan()}
+        missing = [values for place, values in self._expected.items() if again or not _completed(place)]
+        self._planned, self._done = len(self._expected), len(self._expected) - len(missing)
+        if missing and self._done:
+            before = ranking.rows(self.folder, self._metric.name)
+            self._rows = [row for row in before if row.status == folders.COMPLETED]
         return iter(missing)
 
-    def _work_off(self, missing: Iterator[dict[str, Any]]) -> None:
+    def _work_off(self, missing: Iterator[dict[str, Any]], begun: Callable[[str], None] | None) -> None:
         """Make the runs of `missing`, until Ctrl-C."""
         from workspace.sweeps import cluster, worker  # Dask and papermill: a sweep with nothing to do is quick
 
-        options, begun = self._options, time.monotonic()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._cancel.set())
+        options, started = self._options, time.monotonic()
+        background.cancelled_by(self._cancel, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         workers = (
             cluster.remote(options.scheduler)
             if options.scheduler
             else cluster.local(1 if self._notebook.takes_whole_machine else options.jobs or worker.how_many())
         )
+
+        def waiting(running: int) -> None:
+            nonlocal begun
+            if begun:
+                follow = places.command("runs")
+                begun(f"under way in {self.folder}: {follow} list, {follow} stop {self.folder.name}")
+                begun = None
+            line.show(self._status(running))
+
         with workers as client, StatusLine() as line:
             cluster.work_off(
                 client,
@@ -233,39 +324,49 @@ class Sweep:
                 self._cancel,
                 ahead=self._chooser is None,
                 ended=self._ended,
-                waiting=lambda running: line.show(self._status(running)),
+                waiting=waiting,
             )
         for remains in (folders.Run(state.parent) for state in self.folder.glob(f".*/{folders.STATE}")):
             if remains.status == folders.LOST and _completed(self.folder / remains.name):
                 shutil.rmtree(remains.folder, ignore_errors=True)  # given up with its worker, and made by another
-        cli.say(f"{self._summary()}, in {duration(time.monotonic() - begun)}")
+        cli.say(f"{self._summary()}, in {duration(time.monotonic() - started)}")
 
     def _jobs(self, missing: Iterator[dict[str, Any]]) -> Iterator["Job"]:
         from workspace.runs.execution import Job
 
         for values in missing:
             place = self._run_folder(values)
+            self._expected[place] = values
             self._put_aside(place)
             yield Job(self._notebook, place, values, timeout_s=self._options.timeout, sweep=self.folder.name)
 
     def _ended(self, job: "Job", outcome: str) -> "Job | None":
         """Take note of how `job` ended; the job to make in its place, if it is to be tried again."""
-        row = ranking.row(folders.Run(job.folder), self._options.metric) if job.folder.exists() else None
         self._tries[job.folder] += 1
         cancelled = self._cancel.is_set()
         if outcome != folders.COMPLETED and not cancelled and self._tries[job.folder] <= self._options.retries:
             self._put_aside(job.folder)
             return job
+        row = None
+        if job.folder.exists():
+            row = ranking.row(folders.Run(job.folder), self._metric.name)
+            self._rows.append(row)
+        else:
+            self._lost[job.folder] = outcome
         if outcome == folders.COMPLETED:
             self._done += 1
         elif row or not cancelled:
             self._failed += 1
         if row and row.seconds:
-            self._seconds.append(row.seconds)
-        self._best = ranking.better(self._best, row, self._options.mode)
+            self._time_left.note(row.seconds)
         if self._chooser:
             self._chooser.tell(job.parameters, row.value if row else None)
+        self.__dict__.pop("_best", None)
         return None
+
+    def _missing_row(self, place: Path) -> Row:
+        why = self._lost.get(place, "its folder is not there")
+        return Row(place.name, str(place), folders.LOST, None, self._expected[place], None, why, {}, {})
 
     def _put_aside(self, place: Path) -> None:
         """Make room for a run that is made again: what there was of it is kept among the replaced."""
@@ -275,21 +376,51 @@ class Sweep:
                 (self.folder / REPLACED).mkdir(exist_ok=True)
                 old.rename(self.folder / REPLACED / f"{place.name}-{secrets.token_hex(3)}")
 
+    @cached_property
+    def _best(self) -> Entry | None:
+        ordered = ranking.entries(self._rows, self._metric)
+        return ordered[0] if ordered and ordered[0].ranks else None
+
     def _status(self, running: int) -> str:
         """One line: done, running, failed, the best so far, time left."""
         words = [self._summary(), f"{running} running"]
         if self._best:
-            values = ", ".join(f"{name} {self._best.parameters.get(name)}" for name in self._varied)
-            words.append(f"best {self._options.metric} {self._best.value:.4g} ({values})")
+            shown = [name for name in self._varied if name in self._best.parameters]
+            values = ", ".join(f"{name} {self._best.parameters[name]}" for name in shown)
+            words.append(f"best {self._metric.name} {self._best}{f' ({values})' if values else ''}")
         if self._cancel.is_set():
             return " · ".join(["stopping", *words])
-        left = self._planned - self._done - self._failed
-        if self._seconds and running:
-            words.append(f"about {duration(sum(self._seconds) / len(self._seconds) * left / running)} left")
+        if left := self._time_left.told(self._planned - self._done - self._failed, running):
+            words.append(left)
         return " · ".join(words)
 
     def _summary(self) -> str:
         return f"{self._done:,} of {self._planned:,} done" + (f", {self._failed:,} failed" if self._failed else "")
+
+
+class TimeLeft:
+    """When a sweep will end, reckoned anew whenever a run ends, and counted down in between."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._left = 0
+        self._end = 0.0
+
+    def note(self, seconds: float) -> None:
+        """A run took so long."""
+        self._seconds.append(seconds)
+
+    def told(self, left: int, running: int, now: float | None = None) -> str:
+        """In words, for `left` runs of which some are `running`; empty where nothing is known."""
+        if not self._seconds or not running:
+            return ""
+        now = time.monotonic() if now is None else now
+        if left != self._left:
+            each = sum(self._seconds) / len(self._seconds)
+            # When one ends, those beside it are half done on average, and those of a full set began with it.
+            self._left, self._end = left, now + each * max(1, left - (running - 1) / 2) / running
+        rest = self._end - now
+        return f"about {duration(rest)} left" if rest > 0 else "longer than the others"
 
 
 def _completed(place: Path) -> bool:

@@ -1,7 +1,8 @@
 """Combinations chosen by Optuna's tree-structured Parzen estimator, which learns from the runs that have ended."""
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from workspace.base import cli
@@ -24,40 +25,46 @@ def require() -> None:
 
 
 class Chooser:
-    """Asks for `count` combinations in all, those of `done` (values and metric) included.
+    """Asks for `count` combinations in all, those that it is told to remember included.
 
     There is no state but the runs themselves: what they tell is told again when a sweep is resumed.
     """
 
-    def __init__(
-        self, axes: list[Axis], count: int, mode: str, done: Iterable[tuple[Mapping[str, Any], float]]
-    ) -> None:
+    def __init__(self, axes: list[Axis], count: int, mode: str, seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        told = list(done)
-        self._failed = optuna.trial.TrialState.FAIL
-        distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
-        self._study = optuna.create_study(
-            direction="maximize" if mode == "max" else "minimize",
-            sampler=optuna.samplers.TPESampler(seed=len(told), constant_liar=True),  # runs go on side by side
-        )
-        for values, metric in told:
-            known = {name: values[name] for name in distributions}
-            self._study.add_trial(optuna.create_trial(params=known, distributions=distributions, value=metric))
-        self._distributions, self._count = distributions, count
-        self._chosen = {axes_.identity(values) for values, _ in told}
+        self._optuna, self._states = optuna, optuna.trial.TrialState
+        self._count, self._seed = count, seed
+        self._distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
+        self._study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        self._chosen: set[str] = set()
         self._asked: dict[str, Any] = {}
+
+    def remember(self, values: Mapping[str, Any], metric: float | None) -> bool:
+        """A run of an earlier time that ended; whether it is one of these combinations."""
+        if trial := self._ended(values, metric):
+            self._study.add_trial(trial)
+            self._chosen.add(axes_.identity(trial.params))
+        return trial is not None
+
+    def ask_again(self, values: Mapping[str, Any]) -> None:
+        """A run of an earlier time that failed: it is made again, before any new one."""
+        if trial := self._ended(values, None):
+            self._study.enqueue_trial(trial.params)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The next combination, chosen when it is asked for; none twice."""
+        # The runs go on side by side. A seed for each resume: what was drawn once must not be drawn in the same order.
+        seed = self._seed + len(self._chosen)
+        self._study.sampler = self._optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         again = 0
         while len(self._chosen) < self._count and again < _TRIES:
             trial = self._study.ask(self._distributions)
             values = dict(trial.params)
             if (key := axes_.identity(values)) in self._chosen:
                 again += 1
-                self._study.tell(trial, state=self._failed)
+                self._study.tell(trial, state=self._states.FAIL)
                 continue
             again = 0
             self._chosen.add(key)
@@ -67,7 +74,20 @@ class Chooser:
     def tell(self, values: Mapping[str, Any], metric: float | None) -> None:
         """What the combination gave; None where its run failed."""
         if trial := self._asked.pop(axes_.identity(values), None):
-            self._study.tell(trial, metric, state=None if metric is not None else self._failed)
+            good = metric is not None and math.isfinite(metric)
+            self._study.tell(trial, metric if good else None, state=None if good else self._states.FAIL)
+
+    def _ended(self, values: Mapping[str, Any], metric: float | None) -> Any | None:  # noqa: ANN401
+        """A trial that ended so; None where the values are not of these axes, as after those were changed."""
+        known = {name: values.get(name) for name in self._distributions}
+        good = metric is not None and math.isfinite(metric)
+        state = self._states.COMPLETE if good else self._states.FAIL
+        try:
+            return self._optuna.create_trial(
+                params=known, distributions=self._distributions, value=metric if good else None, state=state
+            )
+        except ValueError:
+            return None
 
 
 def _distribution(kinds: Any, axis: Axis) -> Any:  # noqa: ANN401  (Optuna, imported late)

@@ -1,0 +1,135 @@
+"""report.html: what it shows, and that nothing odd costs more than its own place."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+from small import METRICS, command, leaderboard, notebook
+from workspace.runs import folders
+from workspace.runs.folders import Record
+from workspace.sweeps import ranking, report
+from workspace.sweeps.ranking import Metric
+
+
+def made(folder: Path, metrics: dict, curves: dict | None = None, **parameters: object) -> None:
+    """A run as a sweep leaves it."""
+    folder.mkdir(parents=True)
+    record = Record(status=folders.COMPLETED, notebook="x.ipynb", parameters=parameters, given=parameters, seconds=1.5)
+    record.write(folder / folders.RECORD)
+    (folder / folders.METRICS).write_text(json.dumps(metrics))
+    if curves:
+        (folder / folders.CURVES).write_text(json.dumps(curves))
+
+
+def page_of(folder: Path, metric: Metric) -> str:
+    rows = [ranking.row(folders.Run(path), metric.name) for path in sorted(folder.iterdir())]
+    return report.write(folder, ranking.entries(rows, metric), metric, "odd").read_text()
+
+
+ACCURACY = Metric("accuracy", "max")
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A report of runs with values that are not what a picture needs."""
+    folder = tmp_path_factory.mktemp("odd")
+    made(
+        folder / "a",
+        {"accuracy": 0.5, "accuracy_cat": 0.1},
+        {"loss": [1, 0.5], "epochs": [1], "_hidden": [0.1, None]},
+        **{"$x^$": [1, 2]},
+    )
+    made(folder / "b", {"accuracy": 0.6, "accuracy_cat": [1]}, {"loss": "none"}, **{"$x^$": [3]})
+    made(folder / "c", {"accuracy": [0.7], "note": {"a": 1}}, None, **{"$x^$": None})
+    made(folder / "d", {"other": 1}, {"loss": [0.5, 0.4]}, **{"$x^$": "<b>bold</b>", "_y": 10**400})
+    made(folder / "e", {"accuracy": 10**400}, None, **{"$x^$": {"lr": 0.1}})
+    return page_of(folder, ACCURACY)
+
+
+def test_an_odd_value_costs_neither_the_report_nor_a_part_of_it(odd: str) -> None:
+    assert "cannot be shown" not in odd
+    parts = ["The runs", "What each parameter does", "How they learned", "Class by class", "What it costs"]
+    assert [part for part in parts if f"<h2>{part}</h2>" not in odd] == []
+
+
+def test_what_cannot_be_shown_is_named(odd: str) -> None:
+    assert odd.count("no number") == 2
+    assert odd.count("not written") == 1
+    assert "Not shown where it is no list of numbers: loss, _hidden." in odd
+    assert "&lt;b&gt;bold&lt;/b&gt;" in odd
+
+
+def test_a_part_that_fails_is_named_in_its_place_and_the_others_are_shown(tmp_path: Path) -> None:
+    made(tmp_path / "a", {"accuracy": 0.5}, x=1)
+    made(tmp_path / "b", {"accuracy": 0.6}, x=2)
+    broken = json.loads(report.NOTEBOOK.read_text())
+    for cell in broken["cells"]:
+        cell["source"] = [line.replace("axis.scatter(*zip", "axis.no_such(*zip") for line in cell["source"]]
+    (tmp_path / "broken.ipynb").write_text(json.dumps(broken))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "NOTEBOOK", tmp_path / "broken.ipynb")
+        page = page_of_two(tmp_path)
+    assert "This part cannot be shown: AttributeError" in page
+    assert "<h2>What it costs</h2>" in page
+
+
+def page_of_two(folder: Path) -> str:
+    rows = [ranking.row(folders.Run(folder / name), "accuracy") for name in "ab"]
+    return report.write(folder, ranking.entries(rows, ACCURACY), ACCURACY, "two").read_text()
+
+
+def test_eight_parameters_get_two_rows_of_pictures(tmp_path: Path) -> None:
+    for number in range(3):
+        made(tmp_path / f"run{number}", {"accuracy": number / 10}, **{f"p{axis}": number * axis for axis in range(9)})
+    page = page_of(tmp_path, ACCURACY)
+    pictures = [base64.b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^'\"]+)", page)]
+    heights = [
+        float(height) for picture in pictures for height in re.findall(r'<svg[^>]*? height="([\d.]+)pt"', picture)
+    ]
+    assert max(heights) > 390, "two rows of 2.8 inches, 72 points each"
+
+
+def test_where_less_is_better_the_report_says_so(tmp_path: Path) -> None:
+    made(tmp_path / "a", {"loss": 0.5}, x=1)
+    made(tmp_path / "b", {"loss": 0.2}, x=2)
+    page = page_of(tmp_path, Metric.asked("loss", None))
+    assert "Down and to the left is good: a lower loss in less time." in page
+    assert "By loss, the lowest first." in page
+    assert "0.2</span> loss, with x 2" in page
+
+
+def test_seeds_are_one_line_and_the_report_says_what_they_tell(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        made(tmp_path / f"a{seed}", {"accuracy": 0.5 + seed / 10}, width=8, seed=seed)
+        made(tmp_path / f"b{seed}", {"accuracy": 0.5 + seed / 5}, width=16, seed=seed)
+    page = page_of(tmp_path, ACCURACY)
+    assert "0.6 ± 0.14 of 2 seeds</span> accuracy, with width 16" in page
+    assert "The best cannot be told apart from the next one" in page
+    assert "4 runs of 2 settings" in page
+
+
+def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_path: Path) -> None:
+    notebook(tmp_path / "one.ipynb", METRICS)
+    notebook(tmp_path / "two.ipynb", METRICS, parameters='x: int = 3\nrate: float = 0.2\noutput_folder: str = "."')
+    assert command(tmp_path, "sweep", "one.ipynb", "-p", "x=1,2", "-o", "runs/s").returncode == 0
+    assert command(tmp_path, "run", "two.ipynb", "-o", "runs/alone").returncode == 0
+    [swept] = (tmp_path / "runs/s").glob("x-2*")
+    done = command(tmp_path, "compare", swept, "alone", "-o", "compared")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "compared/report.html")
+    page = (tmp_path / "compared/report.html").read_text()
+    assert f">s/{swept.name}</a>" in page
+    assert ">alone</a>" in page
+    assert page.count("<td>one.ipynb</td>") == page.count("<td>two.ipynb</td>") == 1
+    table = leaderboard(tmp_path / "compared")
+    assert [(row["run"], row["x"], row["rate"]) for row in table] == [
+        ("alone", "3", "0.2"),
+        (f"s/{swept.name}", "2", "0.1"),
+    ]
+
+
+def test_a_run_that_does_not_exist_cannot_be_compared(tmp_path: Path) -> None:
+    done = command(tmp_path, "compare", "nothing-like-it")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -9,7 +9,8 @@ import pytest
 from small import METRICS, command, leaderboard, notebook
 from workspace.runs import folders
 from workspace.runs.folders import Record
-from workspace.sweeps import ranking, report
+from workspace.runs.notebook import Notebook
+from workspace.sweeps import axes, ranking, report, sweep
 from workspace.sweeps.ranking import Metric
 
 
@@ -110,6 +111,33 @@ def test_seeds_are_one_line_and_the_report_says_what_they_tell(tmp_path: Path) -
     assert "4 runs of 2 settings" in page
 
 
+DRAWN = """
+import json
+from pathlib import Path
+
+Path(output_folder, "metrics.json").write_text(json.dumps({"accuracy": x / 10, "dataset": "drawn", "notice": "no net"}))
+"""
+
+
+def test_an_accuracy_on_drawn_shapes_says_so_in_table_report_and_status_line(tmp_path: Path) -> None:
+    notebook(tmp_path / "draws.ipynb", DRAWN)
+    done = command(tmp_path, "sweep", "draws.ipynb", "-p", "x=1,2", "-o", "out")
+    said = "on drawn shapes"
+    assert f"accuracy {said}" in done.stdout
+    assert [row["caveat"] for row in leaderboard(tmp_path / "out")] == [said] * 2
+    assert (tmp_path / "out/report.html").read_text().count(said) == 3
+    swept = sweep.Sweep(Notebook.read(tmp_path / "draws.ipynb"), [axes.Axis("x", (1, 2))], sweep.Options())
+    swept._rows = ranking.rows(tmp_path / "out", "accuracy")
+    assert f"best accuracy 0.2 {said} (x 2)" in swept._status(1)
+
+
+def test_an_accuracy_on_photographs_has_no_caveat(tmp_path: Path) -> None:
+    notebook(tmp_path / "real.ipynb", DRAWN.replace("drawn", "cifar10"))
+    done = command(tmp_path, "sweep", "real.ipynb", "-p", "x=1,2", "-o", "out")
+    assert "drawn" not in done.stdout
+    assert "caveat" not in leaderboard(tmp_path / "out")[0]
+
+
 def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_path: Path) -> None:
     notebook(tmp_path / "one.ipynb", METRICS)
     notebook(tmp_path / "two.ipynb", METRICS, parameters='x: int = 3\nrate: float = 0.2\noutput_folder: str = "."')
@@ -118,7 +146,8 @@ def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_p
     [swept] = (tmp_path / "runs/s").glob("x-2*")
     done = command(tmp_path, "compare", swept, "alone", "-o", "compared")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "compared/report.html")
+    once = "Each was run once, so nobody can say what of the differences is luck."
+    assert done.stdout.splitlines() == [once, str(tmp_path / "compared/report.html")]
     page = (tmp_path / "compared/report.html").read_text()
     assert f">s/{swept.name}</a>" in page
     assert ">alone</a>" in page

@@ -62,6 +62,7 @@ class Row:
     metrics: dict[str, Any]
     curves: dict[str, Any]
     notebook: str = ""
+    caveat: str = ""  # what must be said beside its numbers
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -109,6 +110,11 @@ class Entry:
         return next((row.status for row in self.rows if row.status != COMPLETED), COMPLETED)
 
     @property
+    def caveat(self) -> str:
+        """What must be said beside its numbers, as of images that were a substitute."""
+        return next((row.caveat for row in self.rows if row.caveat), "")
+
+    @property
     def name(self) -> str:
         """The names of its runs."""
         return " ".join(row.name for row in self.rows)
@@ -131,7 +137,7 @@ class Entry:
         return {name: value for name, value in self.rows[0].parameters.items() if name != SEED or len(self.rows) == 1}
 
     def __str__(self) -> str:
-        """The mean as people read it, such as `0.812 ± 0.004 of 3 seeds`."""
+        """The mean as people read it, such as `0.812 ± 0.004 of 3 seeds`; show it with the caveat."""
         if self.mean is None:
             return ""
         several = f" of {len(self.values)} seeds" if len(self.values) > 1 else ""
@@ -153,6 +159,7 @@ def row(run: Run, metric: str) -> Row:
         metrics=run.metrics,
         curves=run.curves,
         notebook=f"{Path(record.notebook).name} {record.notebook_digest}",
+        caveat=run.caveat,
     )
 
 
@@ -224,10 +231,11 @@ def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Pat
     names = list(dict.fromkeys(name for entry in ordered for name in entry.parameters if not several or name != SEED))
     numbers = sorted({name for entry in ordered for name in entry.numbers} - {metric.name, *names})
     spread = ["spread", "runs", "seeds"] if several else []
+    caveat = ["caveat"] if any(entry.caveat for entry in ordered) else []
     file = folder / LEADERBOARD
     with replacing(file) as new, new.open("w", newline="") as text:
         table = csv.writer(text)
-        heads = ["rank", "run", "status", metric.name, *spread, *names, "seconds", *numbers, "error"]
+        heads = ["rank", "run", "status", metric.name, *spread, *names, "seconds", *numbers, *caveat, "error"]
         table.writerow(map(_harmless, heads))
         for rank, entry in enumerate(ordered, start=1):
             seeds = " ".join(str(row.parameters.get(SEED, "")) for row in entry.rows)
@@ -235,6 +243,7 @@ def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Pat
             values += [entry.spread, len(entry.values), seeds] if several else []
             values += [entry.parameters.get(name) for name in names]
             values += [entry.seconds, *(entry.numbers.get(name) for name in numbers)]
+            values += [entry.caveat] if caveat else []
             error = next((row.error for row in entry.rows if row.error), None)
             table.writerow(map(_harmless, [*values, error]))
     return file

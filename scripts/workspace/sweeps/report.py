@@ -41,7 +41,13 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     entries = ranking.entries(rows, metric)
     ranking.write_leaderboard(folder, entries, metric)
     page = write(folder, entries, metric, f"{len(rows)} runs compared", named=True)
-    for line in filter(None, [metric.note, str(page)]):
+    say(entries, metric, page)
+
+
+def say(entries: list[Entry], metric: Metric, page: Path) -> None:
+    """Say where the report is, and what must be known with it."""
+    caveat = f"{metric.name} {entries[0].caveat}" if entries[0].caveat else ""
+    for line in filter(None, [metric.note, ranking.certainty(entries), caveat, str(page)]):
         cli.say(line)
 
 
@@ -68,6 +74,7 @@ def write(folder: Path, entries: list[Entry], metric: Metric, title: str, *, nam
             "mode": metric.mode,
             "order": str(metric),
             "best": str(entries[0]),
+            "caveat": entries[0].caveat,
             "certainty": ranking.certainty(entries),
             "named": named,
             "entries": [_shown(folder, entry, metric) for entry in entries],
@@ -91,9 +98,10 @@ def _shown(folder: Path, entry: Entry, metric: Metric) -> dict[str, Any]:
     else:
         shown = "no number" if metric.name in entry.rows[0].metrics else "not written"
     failed = sum(row.status != folders.COMPLETED for row in entry.rows)
+    partly = f"{failed} of {len(entry.rows)} failed" if failed and entry.mean is not None else ""
     return {
         "shown": shown,
-        "note": f"{failed} of {len(entry.rows)} failed" if failed and entry.mean is not None else "",
+        "note": ", ".join(filter(None, [partly, entry.caveat])),
         "ranks": entry.ranks,
         "value": entry.mean,
         "values": entry.values,

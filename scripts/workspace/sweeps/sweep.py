@@ -151,8 +151,7 @@ class Sweep:
         entries = ranking.entries(rows, self._metric)
         ranking.write_leaderboard(self.folder, entries, self._metric)
         page = report.write(self.folder, entries, self._metric, title=self.folder.name)
-        for line in filter(None, [self._metric.note, ranking.certainty(entries), str(page)]):
-            cli.say(line)
+        report.say(entries, self._metric, page)
         failed = [row for row in rows if row.status != folders.COMPLETED]
         if all(row.value is None for row in rows) and len(failed) < len(rows):
             offered = sorted({name for row in rows for name in row.numbers})
@@ -387,7 +386,8 @@ class Sweep:
         if self._best:
             shown = [name for name in self._varied if name in self._best.parameters]
             values = ", ".join(f"{name} {self._best.parameters[name]}" for name in shown)
-            words.append(f"best {self._metric.name} {self._best}{f' ({values})' if values else ''}")
+            told = " ".join(filter(None, [str(self._best), self._best.caveat]))
+            words.append(f"best {self._metric.name} {told}{f' ({values})' if values else ''}")
         if self._cancel.is_set():
             return " · ".join(["stopping", *words])
         if left := self._time_left.told(self._planned - self._done - self._failed, running):

@@ -206,10 +206,12 @@ def made_of(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def link(name: str, target: str) -> tarfile.TarInfo:
+def hostile(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
+    """A backup in which nothing is wrong but this member."""
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
-    return member
+    member.type, member.linkname = kind, target
+    digests = json.dumps({"files": {name: hashlib.sha256().hexdigest()}})
+    return made_of((member, b""), (tarfile.TarInfo("sha256.json"), digests.encode()))
 
 
 @pytest.mark.parametrize(
@@ -221,10 +223,11 @@ def link(name: str, target: str) -> tarfile.TarInfo:
         lambda _: b"<html>please log in</html>",
         lambda _: made_of((tarfile.TarInfo("work/a"), b"without a list")),
         lambda _: made_of((tarfile.TarInfo("work/a"), b"1"), (tarfile.TarInfo("sha256.json"), b'{"files": {}}')),
-        lambda _: made_of((tarfile.TarInfo("work/../../out"), b"1")),
-        lambda _: made_of((tarfile.TarInfo("/etc/cron.d/x"), b"1")),
-        lambda _: made_of((tarfile.TarInfo("state/token"), b"0123456789abcdef" * 4)),
-        lambda _: made_of((link("work/a", "/etc"), b"")),
+        lambda _: hostile("work/../../out"),
+        lambda _: hostile("/etc/cron.d/x"),
+        lambda _: hostile("state/token"),
+        lambda _: hostile("work/a", tarfile.SYMTYPE, "/etc"),
+        lambda _: hostile("work/a", tarfile.FIFOTYPE),
         lambda _: made_of((tarfile.TarInfo("sha256.json"), b"[]")),
     ],
 )

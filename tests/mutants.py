@@ -1,0 +1,153 @@
+"""Take out a mechanism that keeps a promise, and see the test of that promise fail; one at a time, in a copy.
+
+    .venv/bin/python tests/mutants.py            all of them, some minutes
+    .venv/bin/python tests/mutants.py backup     those with that word in their names
+
+Exit code 1 if a test passes although what it tests is gone, or if what is to be taken out is not there any more.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault made on purpose: `old` in `file` becomes `new`, and one of the tests that `test` selects must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+ACCESS = "scripts/workspace/lab/access.py"
+SETTINGS = "docker/jupyter_server_config.py"
+SERVE = "scripts/workspace/lab/serve.py"
+ARCHIVE = "scripts/workspace/lab/archive.py"
+IN_SERVER, ATTACKS = "tests/test_server.py", "tests/test_hardening.py -k native and "
+
+MUTANTS = [
+    Mutant("an empty token", ACCESS, "if not token:", "if False:", "tests/test_access.py"),
+    Mutant("a short token", ACCESS, "if len(token) < _SHORTEST:", "if False:", "tests/test_access.py"),
+    Mutant("any token", SETTINGS, "if not self._is_token(self.get_token(handler)):", "if False:", IN_SERVER),
+    Mutant("an old login", SETTINGS, 'b"login cookie:" + TOKEN.encode()', 'b"login cookie"', IN_SERVER),
+    Mutant("the token in kernels", SERVE, ' if not name.startswith("JUPYTER_TOKEN")', "", IN_SERVER),
+    Mutant("another site", SETTINGS, 'allow_origin = ""', 'allow_origin = "*"', ATTACKS + "another_site"),
+    Mutant("hidden files", SETTINGS, "allow_hidden = False", "allow_hidden = True", ATTACKS + "hidden"),
+    Mutant("a planted module", SERVE, '"-P", ', "", "tests/test_hardening.py -k plants"),
+    Mutant(
+        "a setting that cannot be read",
+        SERVE,
+        'environment["TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR"] = "1"',
+        "pass",
+        "tests/test_hardening.py -k cannot_be_read",
+    ),
+    Mutant(
+        "a clock that is wrong",
+        "scripts/workspace/lab/preflight.py",
+        "found.append(clock(",
+        "(clock(",
+        "tests/test_hardening_lab.py -k told_at_start",
+    ),
+    Mutant(
+        "a kill that explains no death",
+        "scripts/workspace/lab/deaths.py",
+        " and now > before:",
+        ":",
+        "tests/test_hardening_lab.py -k explains_no_death",
+    ),
+    Mutant(
+        "an edited lesson",
+        "scripts/workspace/lab/seed.py",
+        "not in (digest, seeded.get(pristine.name)):",
+        "is None:",
+        "tests/test_seed.py",
+    ),
+    Mutant(
+        "a backup cut short",
+        ARCHIVE,
+        "    if listed is None:\n",
+        "    if False:\n",
+        "tests/test_backup.py -k not_right",
+    ),
+    Mutant("a backup that climbs out", ARCHIVE, 'or ".." in parts ', "", "tests/test_backup.py -k not_right"),
+    Mutant("a backup with devices", ARCHIVE, " or not member.isreg()", "", "tests/test_backup.py -k not_right"),
+    Mutant(
+        "another archive of images",
+        "scripts/lesson/download.py",
+        "if sha256(part) == archive.sha256:",
+        "if True:",
+        "tests/test_cifar10.py -k flipped",
+    ),
+    Mutant(
+        "code in an archive of images",
+        "scripts/lesson/cifar10.py",
+        "if (module, name) not in self._KNOWN:",
+        "if False:",
+        "tests/test_cifar10.py -k pickle",
+    ),
+    Mutant(
+        "an accuracy that is too good",
+        "notebooks/first_pytorch_classifier.ipynb",
+        "accuracy = right.mean().item()",
+        "accuracy = right.mean().item() + 0.1",
+        "tests/test_lesson.py -k come_out_again",
+    ),
+]
+
+
+def survives(mutant: Mutant, copy: Path) -> str | None:
+    """Why the mutant is not caught, or None where its test fails as it should."""
+    file = copy / mutant.file
+    whole = file.read_text()
+    if whole.count(mutant.old) != 1:
+        return f"{mutant.file} has {whole.count(mutant.old)} times {mutant.old!r}"
+    file.write_text(whole.replace(mutant.old, mutant.new))
+    try:
+        python = copy / ".venv/bin/python"
+        # Before the environment's own link to this checkout.
+        environment = os.environ | {"PYTHONPATH": str(copy / "scripts"), "PYTHONDONTWRITEBYTECODE": "1"}
+        test, *selected = mutant.test.split(" -k ")
+        command = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            test,
+            *(["-k", *selected] if selected else []),
+        ]
+        ended = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        file.write_text(whole)
+    return None if ended.returncode == 1 else f"{mutant.test}: {ended.stdout.strip().splitlines()[-1]}"
+
+
+def main(word: str = "") -> int:
+    """Try the mutants with `word` in their names; how many survive, at most 1."""
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder, "copy")
+        left_out = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__", ".*_cache")
+        shutil.copytree(REPOSITORY, copy, ignore=left_out)
+        (copy / ".venv").symlink_to(REPOSITORY / ".venv")
+        for mutant in MUTANTS:
+            if word in mutant.name:
+                why = survives(mutant, copy)
+                survivors += bool(why)
+                print(f"{'SURVIVES' if why else 'caught  '}  {mutant.name}{f': {why}' if why else ''}", flush=True)
+    return min(survivors, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

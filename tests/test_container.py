@@ -278,7 +278,7 @@ def test_engine_without_permission_is_named(engine: None) -> None:  # noqa: ARG0
     if os.getuid() != 0:
         pytest.skip("only root can act for a user without permission")
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+        os.chown(folder, 65534, 65534)
         shutil.copytree(REPOSITORY / "scripts", f"{folder}/scripts")
         refused = subprocess.run(
             ["/usr/bin/python3", f"{folder}/scripts/start"], user=65534, capture_output=True, text=True, check=False

@@ -223,9 +223,8 @@ class Workspace:
         return ["docker", "compose", "--ansi=never", *(f"--file={file}" for file in files), *arguments]
 
     def _environment(self) -> dict[str, str]:
-        bundle = network.authorities()
-        found = {"WORKSPACE_CA_BUNDLE": str(bundle)} if bundle else {}
-        return os.environ | found | _no_token_is_no_folder() | self.variables
+        bundle = {"WORKSPACE_CA_BUNDLE": str(network.authorities() or os.devnull)}
+        return os.environ | bundle | _no_token_is_no_folder() | self.variables
 
     def _module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this package in the running container."""

@@ -106,13 +106,14 @@ def _train(
     seconds = machine.clock(device.type) - started
     if rank == 0:
         accuracy = test(net, torch.tensor(data.test_images), torch.tensor(data.test_labels), device)
-        print(f"Accuracy: {accuracy:.0%}, after {seconds:.1f} s with {world} process(es) on {device.type}")
+        substitute = " on drawn shapes" if data.source == "drawn" else ""
+        print(f"Accuracy{substitute}: {accuracy:.0%}, after {seconds:.1f} s with {world} process(es) on {device.type}")
         given.output_folder.mkdir(parents=True, exist_ok=True)
         torch.save(net.state_dict(), given.output_folder / "weights.pt")
         metrics = {"accuracy": accuracy, "train_seconds": round(seconds, 2), "processes": world, "device": device.type}
         seen = given.epochs * (len(sampler) // share) * given.batch_size
         metrics["images_per_second"] = round(seen / seconds, 1)
-        metrics |= {"seed": given.seed, "dataset": data.source, "dataset_digest": data.digest}
+        metrics |= {"seed": given.seed, "dataset": data.source, "dataset_digest": data.digest, "notice": data.notice}
         (given.output_folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
 
 

@@ -31,9 +31,29 @@ def test_a_cell_s_lines_give_name_type_default_and_help_in_order() -> None:
     assert (MODE.choices, RATE.choices) == (("fast", "slow", "off"), None)
 
 
-def test_reading_a_cell_executes_nothing() -> None:
-    with pytest.raises(ValueError, match="malformed"):
-        parameters.read("x: int = print('executed')")
+def test_reading_a_cell_executes_nothing(capsys: pytest.CaptureFixture) -> None:
+    computed = parameters.read("x: int = print('executed')")["x"].default
+    assert (repr(computed), type(computed)) == ("print('executed')", parameters.Computed)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "default", "said"),
+    [
+        ("x = 3  # how many", "int", 3, "how many"),
+        ("x = 3  # type: float how fast", "float", 3, "how fast"),
+        ("x = 10 * 2", parameters.ANY, "10 * 2", ""),
+        ("x = None", parameters.ANY, None, ""),
+        ("e = x = 5", "int", 5, ""),
+        ("%matplotlib inline\nx = 5\n!ls", "int", 5, ""),
+        ("x = [\n    1,  # one\n]  # some", "list", [1], "some"),
+        ("x = float('inf')", "float", math.inf, ""),
+        ("x, y = 1, 2", parameters.ANY, "(1, 2)", ""),
+    ],
+)
+def test_what_papermill_reads_is_read(line: str, kind: str, default: object, said: str) -> None:
+    found = parameters.read(line)["x"]
+    assert (found.type, found.default, found.help) == (kind, default, said)
 
 
 @given(st.floats() | st.integers())

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import papermill
 import pytest
 from jupyter_client.channels import AsyncZMQSocketChannel
 from labs import wait_until
@@ -366,7 +368,7 @@ def test_what_is_no_notebook_is_refused(tmp_path: Path, content: str | None, com
 
 
 def test_a_parameters_cell_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    bad = Notebook.read(notebook(tmp_path / "a.ipynb", parameters="%matplotlib inline\nx: int = 1"))
+    bad = Notebook.read(notebook(tmp_path / "a.ipynb", parameters="x: int = = 1"))
     with pytest.raises(UserError, match=r"parameters cell .* cannot be read"):
         _ = bad.parameters
 
@@ -389,6 +391,24 @@ def test_parameters_for_a_notebook_without_any_are_refused(tmp_path: Path) -> No
         ("v: list[int] = [1]", "[2, 3]", [2, 3]),
         ("v = 3  # no type given", "4", 4),
         ("é = 1; v = False", "yes", True),
+        ("v = 3  # type: float", "4", 4.0),
+        ("v: tuple = (1, 2)", "(32, 32)", (32, 32)),
+        ("v: tuple[int, int] = (1, 2)", [32, 32], (32, 32)),
+        ("v: set = {1}", [2, 3], {2, 3}),
+        ("v: Optional[List[int]] = None", "[1]", [1]),
+        ("v: Optional[int] = 3", "None", None),
+        ("v: 'int' = 3", "4", 4),
+        ("v: Literal['a', 'b'] = 'a'", "1", "1"),
+        ("v = None", "hello", "hello"),  # and what papermill makes of it
+        ("v = None", "5", 5),
+        ("v = None", "1e-3", 0.001),
+        ("v = None", "False", False),
+        ("v = None", "None", None),
+        ("v = None", [1], [1]),
+        ("v: int | str = 1", "five", "five"),
+        ("v = 2 * 3", "7", 7),
+        ("v = None", notebook_parameters.Raw("5"), "5"),
+        ("%matplotlib inline\ne = v = 5", "6", 6),
     ],
 )
 def test_a_value_becomes_what_the_parameter_is(tmp_path: Path, line: str, given: object, expected: object) -> None:
@@ -408,11 +428,127 @@ def test_a_value_becomes_what_the_parameter_is(tmp_path: Path, line: str, given:
         ("v: float = 1", "nan"),
         ("v: list[int] = [1]", "(2, 3)"),
         ("v = 3", "three"),
+        ("v = 3  # type: float", "three"),
+        ("v: tuple = (1, 2)", "32"),
+        ("v: int = 1", notebook_parameters.Raw("5")),
     ],
 )
 def test_a_value_of_another_type_is_refused(tmp_path: Path, line: str, given: object) -> None:
     with pytest.raises(UserError, match="makes no sense"):
         typed(notebook(tmp_path / "a.ipynb", parameters=line), ("v", given))
+
+
+HELD = """\
+import json
+from pathlib import Path
+
+held = {name: repr(globals()[name]) for name in ("size", "msg", "rate", "options", "steps", "odd")}
+Path(output_folder, "metrics.json").write_text(json.dumps(held))
+"""
+SIZES = """\
+size: tuple = (1, 2)
+msg = None
+rate = 1  # type: float
+options: dict = {}
+steps: set = {1}
+odd = 2 * 3
+output_folder = "."
+"""
+
+
+def test_the_kernel_holds_what_was_meant_and_run_json_says_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text("options: {1: [2026-11-23, (a)], b: !!set {x}}\nsteps: [4]\n")
+    sizes = notebook(tmp_path / "sizes.ipynb", HELD, parameters=SIZES)
+    given = ["-p", "size", "(32, 32)", "-p", "msg", 'é "x"', "-p", "rate", "-1e-3", "-f", file]
+    done = command(tmp_path, "run", sizes, *given, "-o", "out")
+    assert done.returncode == 0, done.stderr
+    held = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (held["size"], held["msg"], held["rate"], held["steps"]) == ("(32, 32)", repr('é "x"'), "-0.001", "{4}")
+    assert (held["options"], held["odd"]) == ("{1: ['2026-11-23', '(a)'], 'b': {'x'}}", "6")
+    said = record(tmp_path / "out")["parameters"]
+    assert said == {
+        "size": [32, 32],  # JSON has no tuples
+        "msg": 'é "x"',
+        "rate": -0.001,
+        "options": {"1": ["2026-11-23", "(a)"], "b": ["x"]},
+        "steps": [4],
+    }
+
+
+def test_what_was_injected_before_is_the_default_and_stays(tmp_path: Path, good: Path) -> None:
+    assert command(tmp_path, "run", good, "-p", "x", 9, "-p", "rate", 0.5, "-o", "first").returncode == 0
+    again = command(tmp_path, "run", "first/good.ipynb", "-p", "rate", 0.25, "-o", "second")
+    assert again.returncode == 0, again.stderr
+    again = record(tmp_path / "second")
+    assert (again["parameters"]["x"], again["parameters"]["rate"], again["given"]) == (9, 0.25, {"rate": 0.25})
+    assert json.loads((tmp_path / "second/metrics.json").read_text()) == {"accuracy": 2.25, "x": 9}
+
+
+PAPERMILLS = Path(papermill.__file__).parent / "tests/notebooks"
+REFUSED = {
+    "complex_parameters.ipynb": "cannot be read: invalid syntax",
+    "blank-vscode.ipynb": "names no kernel",
+    "notimplemented_translator.ipynb": "written in R",
+}
+NEED_MORE_THAN_IS_HERE = {"binder.ipynb", "test_logging.ipynb", "keyboard_interrupt.ipynb"}
+
+
+@pytest.mark.parametrize("file", sorted(PAPERMILLS.rglob("*.ipynb")), ids=lambda file: file.stem)
+def test_what_papermill_runs_runs_here_and_what_fails_there_fails_here(tmp_path: Path, file: Path) -> None:
+    if file.name in NEED_MORE_THAN_IS_HERE:
+        pytest.skip("needs packages, a checkout of papermill, or a minute")
+    shutil.copy(file, tmp_path)
+    try:
+        papermill.execute_notebook(str(tmp_path / file.name), None, progress_bar=False)
+        completes = True
+    except Exception:
+        completes = False
+    done = command(tmp_path, "run", file.name, "-o", "out")
+    assert (done.returncode == 0) == completes, done.stderr
+    assert (REFUSED[file.name] in done.stderr) if done.returncode == 2 else file.name not in REFUSED
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, {"kernelspec": None}, {"kernelspec": {"name": "python3", "language": "Python"}}]
+)
+def test_a_notebook_with_odd_metadata_runs(tmp_path: Path, metadata: dict | None) -> None:
+    cell = {"cell_type": "code", "source": ["print(6 * 7)"], "metadata": None, "outputs": [], "execution_count": None}
+    content = {"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 4}
+    (tmp_path / "odd.ipynb").write_text(json.dumps(content))
+    done = command(tmp_path, "run", "odd.ipynb", "-k", "python3", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/log.txt").read_text() == "42\n"
+
+
+def test_a_magic_that_does_not_exist_fails_with_its_words(tmp_path: Path) -> None:
+    done = command(tmp_path, "run", notebook(tmp_path / "a.ipynb", "print('x')", "%nosuch"), "-o", "out")
+    assert (done.returncode, "Line magic function `%nosuch` not found. (in cell" in done.stderr) == (1, True)
+
+
+def test_what_a_child_process_prints_is_logged_once(tmp_path: Path) -> None:
+    child = notebook(tmp_path / "a.ipynb", "import subprocess\n_ = subprocess.run(['echo', 'child'])")
+    assert command(tmp_path, "run", child, "-o", "out").returncode == 0
+    assert (tmp_path / "out/log.txt").read_text() == "child\n"
+
+
+def test_why_a_kernel_cannot_start_is_in_the_log(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('not today')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = command(tmp_path, "run", good, "-o", "out")
+    assert "failed after" in done.stderr
+    assert "the kernel died at its start" in done.stderr
+    assert "not today" in (tmp_path / "out/log.txt").read_text()
+
+
+@pytest.mark.parametrize(("folder", "code"), [(".hid", 0), (".hid.0abcde", 2)])
+def test_a_folder_whose_name_begins_with_a_dot_is_one_like_others(
+    tmp_path: Path, good: Path, folder: str, code: int
+) -> None:
+    done = command(tmp_path, "run", good, "-o", folder)
+    assert done.returncode == code, done.stderr
+    assert ("completed" in done.stdout) == (code == 0) == (tmp_path / folder / "run.json").exists()
 
 
 def test_a_file_of_parameters_means_what_it_says(tmp_path: Path) -> None:

@@ -24,6 +24,20 @@ class ParameterError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+ANY = "Any"
+"""The type of a parameter that says nothing of it."""
+
+
+class Computed(str):
+    """The source of a default that is no plain value: only who executes it knows more."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """The source as it stands there."""
+        return str(self)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One line of a parameters cell."""
@@ -64,19 +78,52 @@ class Parameter:
 def read(source: str) -> dict[str, Parameter]:
     """The parameters of a cell, by name, in its order. Nothing in it is executed.
 
-    Raises SyntaxError where `source` is no Python, ValueError where a default is not a plain value.
+    Plain `epochs = 3` is understood, too, and the `# type: float` of a comment; magics are passed over. Raises
+    SyntaxError where `source` is no Python.
     """
+    source, tree = _parsed(source)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {
         token.start[0]: token.string.lstrip("# ").rstrip() for token in tokens if token.type == tokenize.COMMENT
     }
-    return {
-        line.target.id: Parameter(
-            line.target.id, ast.unparse(line.annotation), ast.literal_eval(line.value), comments.get(line.lineno, "")
-        )
-        for line in ast.parse(source).body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None
-    }
+    found = {}
+    for line in tree.body:
+        if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
+            continue
+        targets = [line.target] if isinstance(line, ast.AnnAssign) else line.targets
+        comment = comments.get(line.end_lineno) or comments.get(line.lineno) or ""
+        type_comment = re.match(r"type:\s*(\S+)\s*", comment)
+        comment = comment[type_comment.end() :] if type_comment else comment
+        for target in targets:
+            for name in (node.id for node in ast.walk(target) if isinstance(node, ast.Name)):
+                default = _value(line.value) if isinstance(target, ast.Name) else Computed(ast.unparse(line.value))
+                if isinstance(line, ast.AnnAssign):
+                    kind = ast.unparse(line.annotation)
+                elif type_comment:
+                    kind = type_comment[1]
+                else:
+                    kind = ANY if default is None or isinstance(default, Computed) else type(default).__name__
+                found[name] = Parameter(name, kind, default, comment)
+    return found
+
+
+def _parsed(source: str) -> tuple[str, ast.Module]:
+    """The source and its tree; where Python cannot read it, without the lines that are for IPython alone."""
+    try:
+        return source, ast.parse(source)
+    except SyntaxError:
+        source = re.sub(r"(?m)^\s*(?:[%!?]|\w+\s*=\s*[%!]).*$|^.*\w\?+\s*$", "", source)
+        return source, ast.parse(source)
+
+
+def _value(node: ast.expr) -> object:
+    """The plain value that is written there, or its source."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        source = ast.unparse(node)
+        special = re.fullmatch(r"float\('([-+]?(?:inf|nan))'\)", source)
+        return float(special[1]) if special else Computed(source)
 
 
 def check(values: Mapping[str, object]) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed, 2 bad input (nothing was started), 130 interrup
 
 import argparse
 import errno
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,10 @@ class UserError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # as Python 3.14 has it: -1e-3 is a number, too
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)", BAD_INPUT)
 

@@ -15,13 +15,14 @@ import socket
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 import papermill
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
@@ -29,7 +30,7 @@ from papermill.exceptions import PapermillExecutionError
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.terminal import duration
-from workspace.runs import folders, kernels
+from workspace.runs import folders, kernels, notebook_parameters
 from workspace.runs.folders import Record
 from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import OUTPUT_FOLDER
@@ -119,8 +120,7 @@ def execute(job: Job, cancel: threading.Event, progress: Progress | None = None)
             shutil.rmtree(hidden, ignore_errors=True)
             return folders.Run(hidden)
         metrics = folders.Run(hidden).metrics
-        effective = {name: parameter.default for name, parameter in job.notebook.parameters.items()} | job.parameters
-        effective.pop(OUTPUT_FOLDER, None)
+        effective = notebook_parameters.effective(job.notebook, job.parameters)
         record = replace(
             record,
             status=status,
@@ -142,7 +142,7 @@ def require_kernel(job: Job) -> None:
     if name is None:
         raise UserError(f"{job.notebook.name} names no kernel; -k python3 runs it with Python's", cli.BAD_INPUT)
     try:
-        KernelSpecManager().get_kernel_spec(name)
+        KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
     except NoSuchKernel as error:
         raise UserError(
             f"the kernel {name!r} is not installed here; -k python3 takes Python's own", cli.BAD_INPUT
@@ -151,7 +151,8 @@ def require_kernel(job: Job) -> None:
 
 def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress) -> tuple[str, str | None]:
     """Run the notebook into `hidden`; how it ended, and why if it did not complete."""
-    values = dict(job.parameters)
+    # A cell that papermill injected into the notebook before, it replaces.
+    values = {name: parameter.default for name, parameter in job.notebook.injected.items()} | job.parameters
     if OUTPUT_FOLDER in job.notebook.parameters:
         values[OUTPUT_FOLDER] = str(hidden)
     executed = hidden / job.notebook.name
@@ -167,7 +168,11 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
         if job.cell_timeout_s and progress.seconds_in_cell >= job.cell_timeout_s:
             raise CellTimeoutError  # its end was noticed too late, but no run in which a limit was hit has completed
 
-    with (hidden / folders.LOG).open("a") as log, kernels.Watchdog(job.timeout_s, cancel, kernel) as watchdog:
+    with (
+        (hidden / folders.LOG).open("a") as log,
+        tempfile.TemporaryFile("w+", errors="replace", dir=hidden) as beside,
+        kernels.Watchdog(job.timeout_s, cancel, kernel) as watchdog,
+    ):
         try:
             papermill.execute_notebook(
                 job.notebook.node(),
@@ -175,8 +180,8 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 values,
                 engine_name=kernels.ENGINE,
                 source=str(job.notebook.path),
-                kernel_name=job.kernel,
-                language="python",
+                kernel_name=job.kernel or job.notebook.kernel,
+                language=kernels.LANGUAGE,
                 progress_bar=False,
                 start_timeout=job.start_timeout_s,
                 timeout=job.cell_timeout_s,
@@ -184,14 +189,14 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 stdout_file=_Log(log, progress),
                 stderr_file=_Log(log, progress),
                 resources={"metadata": {"path": str(job.cwd or job.notebook.path.parent)}},
-                kernel_manager_class=kernels.manager(sockets, job.environment, log, kernel),
+                kernel_manager_class=kernels.manager(sockets, job.environment, beside, kernel),
                 on_notebook_start=progress.begin,
                 on_cell_execute=begin_cell,
                 on_cell_executed=end_cell,
             )
         except PapermillExecutionError as error:
             log.write("\n".join(error.traceback) + "\n")
-            return watchdog.verdict or (folders.FAILED, _in_words(error))
+            return watchdog.verdict or (folders.FAILED, _in_words(error, progress.said))
         except CellTimeoutError:
             if job.cell_timeout_s and progress.seconds_in_cell >= job.cell_timeout_s:
                 late = f"cell {progress.cell} took longer than {duration(job.cell_timeout_s)}"
@@ -201,9 +206,10 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
         except (DeadKernelError, RuntimeError) as error:
             if not isinstance(error, DeadKernelError) and "Kernel" not in str(error):
                 raise
+            where = f"in cell {progress.cell}" if progress.cell else "at its start"
             return watchdog.verdict or (
                 folders.FAILED,
-                f"the kernel died in cell {progress.cell}: {kernel.cause_of_death()}",
+                f"the kernel died {where}: {kernel.cause_of_death()}",
             )
         except OSError as error:
             return folders.FAILED, f"{error.strerror}: {error.filename or hidden}"
@@ -211,6 +217,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
             return watchdog.verdict or (folders.COMPLETED, None)
         finally:
             kernel.end()
+            _add_what_is_missing(log, beside)
             shutil.rmtree(sockets, ignore_errors=True)
 
 
@@ -237,9 +244,23 @@ def _share(said: str) -> float:
     return 0
 
 
-def _in_words(error: PapermillExecutionError) -> str:
-    said = re.sub(r"\x1b\[[\d;]*m", "", error.evalue).strip().splitlines() or [""]
-    return f"{error.ename}: {said[0]} (in cell [{error.exec_count}])"
+def _in_words(error: PapermillExecutionError, said: str) -> str:
+    """What went wrong; `said` is the last line that the cell printed, where magics say why they fail."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", error.evalue).strip().splitlines() or [""]
+    told = f"{error.ename}: {text[0]}" if error.traceback else said
+    return f"{told} (in cell [{error.exec_count}])"
+
+
+def _add_what_is_missing(log: TextIO, beside: TextIO) -> None:
+    """Add to the log what the kernel and its children said that did not arrive there as output, or too late."""
+    log.flush()
+    known = Counter(Path(log.name).read_text(errors="replace").splitlines())
+    beside.seek(0)
+    for line in beside:
+        if known[line.rstrip("\n")] > 0:
+            known[line.rstrip("\n")] -= 1
+        else:
+            log.write(line)
 
 
 def _rename_output_folder(executed: Path, hidden: Path, folder: Path) -> None:

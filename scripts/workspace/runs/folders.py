@@ -12,6 +12,7 @@ import glob
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -36,6 +37,8 @@ UNREADABLE = "unreadable"
 """There is a run.json, damaged or of a newer workspace; the record's `error` says which."""
 
 _MOST_BYTES = 10_000_000
+
+_HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{6}")
 
 _CLAIM = "000000"
 """The end of a hidden folder's name where that folder alone may become the result; elsewhere it is random."""
@@ -88,13 +91,15 @@ class Record:
 
     def is_of_the_same_job_as(self, other: "Record") -> bool:
         """Whether one of the two is as good as the other: both are the same run of one sweep."""
-        mine, others = ((it.sweep, it.notebook_digest, json.dumps(it.given, sort_keys=True)) for it in (self, other))
+        mine, others = (
+            (it.sweep, it.notebook_digest, json.dumps(plain(it.given), sort_keys=True)) for it in (self, other)
+        )
         return bool(self.sweep) and mine == others
 
     def write(self, file: Path) -> None:
         """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
         with replacing(file) as new, new.open("w") as text:
-            json.dump(asdict(self), text, indent=2)
+            json.dump(plain(asdict(self)), text, indent=2)
             text.write("\n")
             text.flush()
             os.fsync(text.fileno())
@@ -109,12 +114,13 @@ class Run:
     @property
     def name(self) -> str:
         """What it is called, finished or not."""
-        return self.folder.name if self.finished else self.folder.name[1:].rpartition(".")[0]
+        at_work = _HIDDEN.fullmatch(self.folder.name)
+        return at_work[1] if at_work else self.folder.name
 
     @property
     def finished(self) -> bool:
         """Whether its folder has been published."""
-        return not self.folder.name.startswith(".")
+        return not _HIDDEN.fullmatch(self.folder.name)
 
     @property
     def notebook(self) -> Path:
@@ -205,14 +211,16 @@ def find(name: str | None) -> Run:
 
 def attempts(folder: Path) -> list[Run]:
     """What works, or was at work, on a run that is to be published as `folder`."""
-    pattern = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 6}"
-    return [Run(found) for found in folder.parent.glob(pattern)]
+    found = map(Run, folder.parent.glob(f".{glob.escape(folder.name)}.*"))
+    return [run for run in found if not run.finished and run.name == folder.name]
 
 
 def require_new(folder: Path) -> None:
     """Raise UserError unless a run may be published as `folder`: its place is free and can be written to."""
     if ".." in folder.parts:
         raise UserError(f"{folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
+    if _HIDDEN.fullmatch(folder.name):
+        raise UserError(f"{folder}: names like this one are for runs at work; choose another -o", cli.BAD_INPUT)
     if folder.exists():
         raise UserError(f"{folder} exists already, and no result is overwritten: choose another -o", cli.BAD_INPUT)
     if any(attempt.status == RUNNING for attempt in attempts(folder)):
@@ -349,6 +357,15 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise ValueError("it holds no object")
     return held
+
+
+def plain(value: object) -> object:
+    """A value as JSON can hold it: a tuple or a set as a list, and what it has no form for as Python writes it."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else repr(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(inner) for inner in value]
+    return value if isinstance(value, str | int | float | None) else repr(value)
 
 
 def _read_or_complain(file: Path) -> tuple[dict[str, Any], str]:

@@ -20,15 +20,18 @@ import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.manager import AsyncKernelManager
+from lesson.parameters import Computed
 from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.log import logger
+from papermill.translators import PythonTranslator, papermill_translators
 
 from workspace.lab import deaths
 from workspace.runs import folders
 
-ENGINE = "workspace"
+ENGINE = LANGUAGE = "workspace"
 
 _WAITS_TO_BE_READ = (
     "--IPKernelApp.exec_lines=(lambda out: out.schedule(lambda: out.socket.set(69, 1)))"
@@ -120,10 +123,11 @@ class Watchdog:
                 return
 
 
-def manager(sockets: Path, environment: dict[str, str], log: TextIO, kernel: Kernel) -> type[AsyncKernelManager]:
+def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: Kernel) -> type[AsyncKernelManager]:
     """Kernels that listen on files in `sockets`: TCP ports are raced for by kernels that start at the same time.
 
-    What they say outside any cell goes to `log`.
+    What they print arrives as output. What they say before and after their life as kernels goes to `beside`; there
+    ipykernel repeats what their child processes print.
     """
 
     class Manager(AsyncKernelManager):
@@ -137,7 +141,7 @@ def manager(sockets: Path, environment: dict[str, str], log: TextIO, kernel: Ker
         async def start_kernel(self, *, extra_arguments: Iterable[str] = (), **options: object) -> None:
             inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
             inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HEADLESS), os.environ.get("PYTHONPATH")]))
-            options |= {"env": inherited | environment, "stdout": log, "stderr": log}
+            options |= {"env": inherited | environment, "stdout": beside, "stderr": beside}
             extra = [*extra_arguments, *([_WAITS_TO_BE_READ] if self.ipykernel else [])]
             await super().start_kernel(extra_arguments=extra, **options)
             kernel.started(self.provisioner.process)
@@ -217,20 +221,43 @@ class _Engine(Engine):
     """papermill's own engine, with the client above."""
 
     @classmethod
+    def execute_notebook(
+        cls, nb: NotebookNode, kernel_name: str, *, source: str, input_path: object, **options: object
+    ) -> NotebookNode:
+        """Run it; `source` is where it came from, which is written into it."""
+        # papermill has put the notebook itself there, and among the parameters perhaps what JSON cannot hold.
+        del input_path
+        about = nb.metadata.papermill
+        about |= {"input_path": source, "parameters": folders.plain(about.get("parameters", {}))}
+        return super().execute_notebook(nb, kernel_name, **options)
+
+    @classmethod
     def execute_managed_notebook(
-        cls,
-        nb_man: NotebookExecutionManager,
-        kernel_name: str,
-        *,
-        source: str,
-        input_path: object,  # noqa: ARG003  (the notebook itself)
-        start_timeout: int,
-        **options: object,
+        cls, nb_man: NotebookExecutionManager, kernel_name: str, *, start_timeout: int, **options: object
     ) -> None:
-        """Run it; `source` is where it came from, `options` are the client's."""
-        nb_man.nb.metadata.papermill["input_path"] = source
+        """Let the client run it, whose `options` are."""
         client = NotebookClient(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, log=logger, **options)
         client.execute()
 
 
+class _Literals(PythonTranslator):
+    """Writes each value as Python reads it; papermill's own makes strings of tuples, sets and a dict's keys."""
+
+    @classmethod
+    def translate(cls, val: object) -> str:
+        match val:
+            case Computed():
+                return str(val)
+            case tuple():
+                return f"({''.join(f'{cls.translate(item)}, ' for item in val).strip()})"
+            case set():
+                return f"{{{', '.join(map(cls.translate, val))}}}" if val else "set()"
+            case dict():
+                return f"{{{', '.join(f'{cls.translate(key)}: {cls.translate(item)}' for key, item in val.items())}}}"
+            case bytes() | complex():
+                return repr(val)
+        return super().translate(val)
+
+
 papermill_engines.register(ENGINE, _Engine)
+papermill_translators.register(LANGUAGE, _Literals)

@@ -1,9 +1,8 @@
 """A notebook, read from disk once: what runs is what was checked, whatever happens to the file meanwhile."""
 
-import ast
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,8 @@ from workspace.base.cli import UserError
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-TAG = "parameters"
-"""The cell with this tag holds the parameters and their defaults."""
 WHOLE_MACHINE = "whole-machine"
-"""With this tag, too, it says that a run takes all GPUs and CPUs: one is made at a time."""
+"""A notebook whose parameters cell has this tag, too, takes all GPUs and CPUs: one run is made at a time."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ class Notebook:
             raise UserError(f"{path} cannot be read: {error.strerror}", cli.BAD_INPUT) from error
         except ValueError as error:
             raise UserError(f"{path} is not a notebook: {error}", cli.BAD_INPUT) from error
-        language = found.content.get("metadata", {}).get("kernelspec", {}).get("language", "python")
-        if language != "python":
+        language = found.content["metadata"]["kernelspec"].get("language") or "python"
+        if str(language).lower() != "python":
             raise UserError(f"{path} is written in {language}; only Python notebooks can be run", cli.BAD_INPUT)
         return found
 
@@ -58,42 +55,63 @@ class Notebook:
             content = json.loads(self.text)
         except ValueError as error:
             raise UserError(f"{self.path} is not a notebook: {error}", cli.BAD_INPUT) from error
+        if isinstance(content, dict) and "worksheets" in content:
+            content = self._node(self.text)  # of format 3
         if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
             raise UserError(f"{self.path} is not a notebook of format 4: it has no list of cells", cli.BAD_INPUT)
-        if not all(isinstance(cell, dict) and {"cell_type", "source"} <= cell.keys() for cell in content["cells"]):
+        if not all(
+            isinstance(cell, dict) and "cell_type" in cell and isinstance(cell.get("source"), str | list)
+            for cell in content["cells"]
+        ):
             raise UserError(f"{self.path} is a broken notebook: a cell has no type or no source", cli.BAD_INPUT)
+        for part in (content, *content["cells"]):
+            part["metadata"] = dict(part.get("metadata") or {})  # some write null
+        content["metadata"]["kernelspec"] = content["metadata"].get("kernelspec") or {}
+        for cell in content["cells"]:
+            cell["metadata"]["tags"] = cell["metadata"].get("tags") or []
         return content
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
-        """Its parameters by name, in their order; none where no cell is tagged. Raises UserError for a broken cell."""
-        if not (cell := self._parameters_cell):
-            return {}
-        try:
-            return parameters.read(_annotated("".join(cell["source"])))
-        except (SyntaxError, ValueError) as error:
-            raise UserError(
-                f"the parameters cell of {self.path} cannot be read: {error}. "
-                "Write one `name: type = value` a line, each value plain",
-                cli.BAD_INPUT,
-            ) from error
+        """Its parameters by name, in their order; none where no cell is tagged. Raises UserError for a broken cell.
+
+        What papermill has injected before, into this notebook or the one it was made from, is the default.
+        """
+        found = dict(self._tagged("parameters"))
+        for name, injected in self.injected.items():
+            found[name] = replace(found[name], default=injected.default) if name in found else injected
+        return found
+
+    @cached_property
+    def injected(self) -> dict[str, Parameter]:
+        """What a former run of it was given, in the cell that papermill replaces. Raises UserError for a broken one."""
+        return self._tagged("injected-parameters")
 
     @property
     def takes_whole_machine(self) -> bool:
         """Whether nothing else is to run beside it."""
-        return bool(self._parameters_cell) and WHOLE_MACHINE in self._parameters_cell["metadata"]["tags"]
+        cell = self._cell("parameters")
+        return bool(cell) and WHOLE_MACHINE in cell["metadata"]["tags"]
 
-    @property
-    def _parameters_cell(self) -> dict[str, Any] | None:
-        for cell in self.content["cells"]:
-            if cell["cell_type"] == "code" and TAG in cell.get("metadata", {}).get("tags", []):
-                return cell
-        return None
+    def _cell(self, tag: str) -> dict[str, Any] | None:
+        cells = (cell for cell in self.content["cells"] if cell["cell_type"] == "code")
+        return next((cell for cell in cells if tag in cell["metadata"]["tags"]), None)
+
+    def _tagged(self, tag: str) -> dict[str, Parameter]:
+        if not (cell := self._cell(tag)):
+            return {}
+        try:
+            return parameters.read("".join(cell["source"]))
+        except SyntaxError as error:
+            raise UserError(
+                f"the {tag} cell of {self.path} cannot be read: {error}. Write one `name: type = value` a line",
+                cli.BAD_INPUT,
+            ) from error
 
     @property
     def kernel(self) -> str | None:
         """The kernel that it asks for."""
-        return self.content.get("metadata", {}).get("kernelspec", {}).get("name")
+        return self.content["metadata"]["kernelspec"].get("name")
 
     @cached_property
     def digest(self) -> str:
@@ -107,29 +125,16 @@ class Notebook:
 
     def node(self) -> "NotebookNode":
         """A copy for papermill. Raises UserError where it breaks the format."""
+        return self._node(json.dumps(self.content))
+
+    def _node(self, text: str) -> "NotebookNode":
         import nbformat  # its import takes a while, and bad input need not wait for it
 
         try:
-            return nbformat.reads(self.text, as_version=4)
+            return nbformat.reads(text, as_version=4)
         except (ValueError, nbformat.ValidationError) as error:
             raise UserError(f"{self.path} is a broken notebook: {str(error).splitlines()[0]}", cli.BAD_INPUT) from error
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _annotated(source: str) -> str:
-    """Write each plain `epochs = 3` as `epochs: int = 3`, so that older notebooks are understood, too."""
-    lines = source.encode().splitlines()  # ast counts bytes
-    for statement in reversed(ast.parse(source).body):  # from the end, so that positions stay true
-        if isinstance(statement, ast.Assign) and isinstance(target := statement.targets[0], ast.Name):
-            try:
-                kind = type(ast.literal_eval(statement.value)).__name__
-            except ValueError:
-                continue  # computed from something, so not for anybody to set
-            line = lines[target.lineno - 1]
-            lines[target.lineno - 1] = (
-                line[: target.end_col_offset] + f": {kind}".encode() + line[target.end_col_offset :]
-            )
-    return b"\n".join(lines).decode()

@@ -5,13 +5,13 @@ as well.
 """
 
 import ast
+import contextlib
 import difflib
 import math
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from lesson import parameters
@@ -25,7 +25,14 @@ OUTPUT_FOLDER = "output_folder"
 """The parameter that a run sets itself: its own folder, where the notebook writes metrics.json and its files."""
 
 _SIMPLE = {"int", "float", "str", "bool"}
+_CONTAINERS = {"list", "tuple", "dict", "set"}
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Raw(str):
+    """Text that stays text, whatever it looks like."""
+
+    __slots__ = ()
 
 
 def typed(notebook: Notebook, pairs: Iterable[tuple[str, object]]) -> dict[str, Any]:
@@ -54,16 +61,33 @@ def typed(notebook: Notebook, pairs: Iterable[tuple[str, object]]) -> dict[str, 
     return values
 
 
+def effective(notebook: Notebook, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the kernel will hold where these values are set; without what the notebook computes, and its folder."""
+    known = {name: parameter.default for name, parameter in notebook.parameters.items()}
+    held = {name: value for name, value in known.items() if not isinstance(value, parameters.Computed)} | dict(values)
+    held.pop(OUTPUT_FOLDER, None)
+    return held
+
+
 def value_of(parameter: Parameter, value: object) -> object:
     """`value`, as the command line or a YAML file gives it, as a value of `parameter`. Raises UserError if it is none.
 
     Text is read as the parameter's type says, whatever it looks like: `false` is a switch for a bool, `1e-3` a number
-    for a float, and both are words for a str.
+    for a float, and both are words for a str. Where the type is not known, it is read as papermill reads it.
     """
     kind, optional = type_of(parameter)
-    if optional and (value is None or value in {"None", "none", "null"}):
+    if isinstance(value, Raw):
+        value, kind = str(value), kind or "str"
+    elif optional and (value is None or value in ("None", "none", "null")):
         return None
-    value = _converted(kind, value)
+    elif isinstance(value, str):
+        value = _read(kind, value)
+    if not kind:
+        return value
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind in ("tuple", "set") and isinstance(value, list):
+        value = {"tuple": tuple, "set": set}[kind](value)  # YAML has nothing else for them
     try:
         if kind in _SIMPLE:
             if kind == "float" and isinstance(value, float) and math.isnan(value):
@@ -82,12 +106,35 @@ def value_of(parameter: Parameter, value: object) -> object:
 
 
 def type_of(parameter: Parameter) -> tuple[str, bool]:
-    """The name of the type to hold, such as `list` for `list[int] | None`, and whether None is allowed, too."""
-    name = re.sub(r"\s*\|\s*None$|^Optional\[(.*)\]$", r"\1", parameter.type)
-    base = name.split("[")[0]
-    if base not in _SIMPLE | {"list", "tuple", "dict", "set"}:
-        base = type(parameter.default).__name__
-    return base, name != parameter.type or parameter.default is None
+    """The name of the type to hold, such as `list` for `list[int] | None`, and whether None is allowed, too.
+
+    The name is empty where anything goes: nothing is said of the type, or several are allowed.
+    """
+    default = parameter.default
+    kinds = _kinds(ast.parse(parameter.type, mode="eval").body)
+    optional = "None" in kinds or default is None
+    kinds -= {"None"}
+    if len(kinds) == 1 and not kinds <= _SIMPLE | _CONTAINERS | {parameters.ANY} and default is not None:
+        kinds = {type(default).__name__}  # such as a str for a Literal or a Path
+    [kind] = kinds if len(kinds) == 1 else [""]
+    return kind if kind in _SIMPLE | _CONTAINERS else "", optional
+
+
+def _kinds(annotation: ast.expr) -> set[str]:
+    """The names of the types that an annotation allows, `None` among them."""
+    match annotation:
+        case ast.BinOp(op=ast.BitOr()):
+            return _kinds(annotation.left) | _kinds(annotation.right)
+        case ast.Constant(value=str(text)):
+            return _kinds(ast.parse(text, mode="eval").body)
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name)) if name in ("Optional", "Union"):
+            inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+            return set().union(*map(_kinds, inner)) | ({"None"} if name == "Optional" else set())
+        case ast.Subscript():
+            return _kinds(annotation.value)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return {name.lower() if name in ("List", "Tuple", "Dict", "Set") else name}
+    return {ast.unparse(annotation)}
 
 
 def read_file(file: Path) -> dict[str, Any]:
@@ -116,22 +163,34 @@ def describe(notebook: Notebook) -> str:
     )
 
 
-def _converted(kind: str, value: object) -> object:
-    """`value` as a `kind` where it can be read as one, else as it was, for the check to refuse."""
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, str) or kind == "str":
-        return value
+def _read(kind: str, text: str) -> object:
+    """`text` as a `kind` where it can be read as one, else as it was, for the check to refuse."""
+    if kind == "str":
+        return text
     try:
         if kind == "bool":
-            return _SWITCH[value.lower()]
-        return {"int": int, "float": float}.get(kind, ast.literal_eval)(value)
+            return _SWITCH[text.lower()]
+        if kind in _CONTAINERS:
+            return ast.literal_eval(text)
+        if kind:
+            return {"int": int, "float": float}[kind](text)
     except (ValueError, SyntaxError, KeyError):
-        return value
+        return text
+    if text in ("True", "False"):
+        return text == "True"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key given twice, of which stock YAML keeps the last."""
+    """Refuses a key given twice, of which stock YAML keeps the last, and leaves dates as words, like papermill."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]

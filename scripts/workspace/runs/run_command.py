@@ -61,10 +61,8 @@ def main(
     )
     execution.require_kernel(job)
     if dry_run:
-        values = {name: parameter.default for name, parameter in source.parameters.items()} | job.parameters
-        for name, value in values.items():
-            if name != notebook_parameters.OUTPUT_FOLDER:
-                cli.say(f"{name} = {value!r}{'' if name in job.parameters else '  (default)'}")
+        for name, value in notebook_parameters.effective(source, job.parameters).items():
+            cli.say(f"{name} = {value!r}{'' if name in job.parameters else '  (default)'}")
         cli.say(f"would be kept in {folder}")
         return 0
     if in_background:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def test_pip_install_outlives_the_container_and_never_reaches_the_server(small: 
     lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
     assert lab.run("import greeting; print(greeting.version)") == "1.0\n"
     assert lab.run("!python -c 'import greeting; print(greeting.version)'") == "1.0\r\n"
+
+
+def test_pip_from_outside_installs_where_the_labs_pip_does(small: Container, small_lab: Lab) -> None:
+    small_lab.run(package("2.0").partition("%pip")[0])
+    install = ["pip", "install", "--quiet", "--upgrade", "--no-build-isolation", "--no-index", "/tmp/greeting"]  # noqa: S108
+    installed = small.inside(*install)
+    assert installed.returncode == 0, installed.stderr
+    assert small_lab.run("import greeting; print(greeting.version)") == "2.0\n"
 
 
 def test_pip_finds_the_packages_of_the_image_installed(container_lab: Lab) -> None:
@@ -250,6 +259,14 @@ def test_user_environment_is_made_once_and_survives_a_half_made_one(
     (place / "bin/python").unlink()
     environment.make()
     assert (place / "bin/python").exists()
+
+
+def test_pip_of_the_users_environment_works_below_a_folder_with_spaces_and_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path / "Anna's own work"))
+    asked = subprocess.run([environment.make() / "bin/pip", "--version"], capture_output=True, text=True, check=False)
+    assert asked.returncode == 0, asked.stderr
 
 
 def test_small_machine_is_warned_in_the_log_before_work_is_lost(fresh: Container) -> None:

@@ -12,6 +12,9 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 IN_IMAGE = Path("/opt/workspace") == REPOSITORY
 
+PLAIN_CONTAINER = IN_IMAGE and "WORKSPACE_PORT" not in os.environ
+"""Whether `docker run` made this container: docker-compose.yml, which the other commands go by, sets that variable."""
+
 DELIVERED = REPOSITORY / "notebooks"
 """The notebooks as they came, which nobody edits; each workspace has copies."""
 

@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import re
 import socket
+import sys
 from dataclasses import dataclass
 
 from workspace.base import cli, places, settings
@@ -117,7 +118,10 @@ def link(default_host: str | None = None) -> str:
     if places.IN_IMAGE:
         host = settings.get("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
         port, tls = int(settings.get("WORKSPACE_PORT") or DEFAULT_PORT), bool(settings.get("WORKSPACE_TLS"))
-        return access.link(host, port, access.in_use().read_text(), tls=tls)
+        address = access.link(host, port, access.token_in_use(), tls=tls)
+        if places.PLAIN_CONTAINER:
+            print(f"In place of {port} goes the port that -p published.", file=sys.stderr)
+        return address
     return _link(locate.running(), default_host)
 
 

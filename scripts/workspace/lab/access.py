@@ -127,6 +127,15 @@ def in_use() -> Path:
     return places.runtime() / "token"
 
 
+def token_in_use() -> str:
+    """The token that the running server asks for. Raises UserError where none runs."""
+    try:
+        return in_use().read_text()
+    except FileNotFoundError as error:
+        where = "in this container; ask the one where it does: docker exec CONTAINER lab-link"
+        raise UserError(f"no lab runs {where if places.IN_IMAGE else 'here; scripts/start starts it'}") from error
+
+
 def link(host: str, port: int, token: str, *, tls: bool = False) -> str:
     """The address to open in a browser. `/` leads on to the lesson."""
     address = host if tls and port == HTTPS_PORT else f"{host}:{port}"

@@ -18,9 +18,17 @@ def make(folder: Path) -> None:
             link.symlink_to(target)
 
 
+def make_pip(folder: Path) -> None:
+    """Have `pip`, typed in the image, install where the lab's pip does: the server's own packages are read-only."""
+    pip = folder / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {places.REPOSITORY}/scripts/environment python -m pip "$@"\n')
+    pip.chmod(0o755)
+
+
 def main(options: argparse.Namespace) -> None:
     """Make them while the image is built."""
     make(options.folder)
+    make_pip(options.folder)
 
 
 if __name__ == "__main__":

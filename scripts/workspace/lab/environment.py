@@ -6,7 +6,6 @@ installs can break a notebook, never the lab.
 """
 
 import contextlib
-import fcntl
 import os
 import sys
 import sysconfig
@@ -50,27 +49,28 @@ def folder() -> Path:
 def make() -> Path:
     """Make the environment unless it is there. Raises OSError where the state folder cannot take it."""
     place = folder()
-    below = f"{sysconfig.get_path('purelib')}\n{places.REPOSITORY / 'scripts'}"
-    # Written last: where it is right, all is.
+    looked_through_to = f"{sysconfig.get_path('purelib')}\n{places.REPOSITORY / 'scripts'}"
+    # Written last: an environment that has it is complete.
     link = Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(place)})) / "workspace.pth"
 
     def made() -> bool:
-        whole = (place / "bin" / "python").exists() and link.exists() and link.read_text() == below
+        whole = (place / "bin" / "python").exists() and link.exists() and link.read_text() == looked_through_to
         return whole and (place / "bin" / "pip").read_text() == _PIP
 
     if made():
         return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with (place.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # notebooks that open together
-        if not made():
-            import venv  # once: every kernel comes by here
+    import venv  # these two here: every kernel comes by, and only the first comes this far
 
+    from filelock import FileLock
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.parent / "lock"):  # notebooks that open together
+        if not made():
             venv.create(place)
             pip = place / "bin" / "pip"
             pip.write_text(_PIP)
             pip.chmod(0o755)
-            link.write_text(below)
+            link.write_text(looked_through_to)
     return place
 
 

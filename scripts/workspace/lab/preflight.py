@@ -22,6 +22,12 @@ def require_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except PermissionError as error:
+        if _is_the_images_own(folder):
+            raise UserError(
+                f"{folder} is the image's and uid {os.getuid()} cannot write to it: leave out --user, or mount folders "
+                "of that user's at /workspace, /data and /state",
+                access.REFUSED,
+            ) from error
         raise UserError(
             f"{folder} belongs to uid {folder.stat().st_uid} and uid {os.getuid()} cannot write to it. On the host: "
             f"sudo chown -R {os.getuid()}:{os.getgid()} THE-FOLDER-MOUNTED-THERE",
@@ -31,15 +37,30 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written to: {error.strerror}", access.REFUSED) from error
 
 
+def _is_the_images_own(folder: Path) -> bool:
+    return places.IN_IMAGE and not folder.is_mount()
+
+
 def warnings() -> list[str]:
     """A line for each thing that will cost work if it stays as it is."""
     folders = {folder.stat().st_dev: folder for folder in (places.work(), places.data(), places.state())}
-    found = [disk(folder, shutil.disk_usage(folder).free) for folder in folders.values()]
+    unmounted = [str(folder) for folder in (places.work(), places.state()) if _is_the_images_own(folder)]
+    found = [volumes(unmounted)] if unmounted else []
+    found += [disk(folder, shutil.disk_usage(folder).free) for folder in folders.values()]
     shared = Path("/dev/shm")  # noqa: S108  (looked at, never written to)
     if shared.exists():
         found.append(shared_memory(shutil.disk_usage(shared).total))
     found.append(clock(time.time(), Path(__file__).stat().st_mtime))
     return [line for line in found if line]
+
+
+def volumes(unmounted: list[str]) -> str:
+    """A warning that what is in these folders goes with the container."""
+    mounted = " ".join(f"-v pytorch-workspace_{name}:/{name}" for name in ("data", "state"))
+    return (
+        f"nothing is mounted at {' and '.join(unmounted)}: your work is lost with this container; to keep it: "
+        f"docker run -v pytorch-workspace_work:/workspace {mounted} ..."
+    )
 
 
 def disk(folder: Path, free: int) -> str | None:

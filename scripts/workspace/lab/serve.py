@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from workspace.lab import access, preflight, seed
 
 def main(ip: str, port: int) -> None:
     """Serve the workspace on `ip`:`port`; never returns. Raises UserError where it would not be safe or usable."""
+    if places.IN_IMAGE and os.getuid() == 0:
+        raise UserError("in a container the lab does not run as root: leave out --user", access.REFUSED)
     for folder in (places.work(), places.data(), places.state()):
         preflight.require_writable(folder)
     _make_private(places.state())
@@ -30,11 +33,17 @@ def main(ip: str, port: int) -> None:
     environment["TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR"] = "1"
     environment.setdefault("JUPYTER_PATH", str(places.KERNELS))
     configuration = places.REPOSITORY / "docker" / "jupyter_server_config.py"
-    cli.say("workspace: starting; the link with its token: `scripts/link`, or `docker compose exec workspace lab-link`")
+    cli.say(f"workspace: starting; the link with its token: {_how_to_get_the_link()}")
     os.chdir(places.work())
     # -P: else a random.py in the work folder would run in the server.
     server = [sys.executable, "-P", "-m", "jupyterlab", "--no-browser", f"--config={configuration}"]
     os.execve(sys.executable, [*server, f"--ServerApp.ip={ip}", f"--ServerApp.port={port}"], environment)  # noqa: S606
+
+
+def _how_to_get_the_link() -> str:
+    if places.PLAIN_CONTAINER:
+        return f"docker exec {socket.gethostname()} lab-link"
+    return "scripts/link" + (", or docker compose exec workspace lab-link" if places.IN_IMAGE else "")
 
 
 def last_words(log: str) -> str:

@@ -77,9 +77,9 @@ class Lab:
         self.request("DELETE", f"/api/kernels/{kernel}", self.token)
         return printed
 
-    def send(self, kernel: str, code: str, timeout_s: float = 60) -> websocket.WebSocket:
-        """Send `code` to a kernel; the answers come over the socket that is returned."""
-        address = f"ws{self.url.removeprefix('http')}/api/kernels/{kernel}/channels"
+    def send(self, kernel: str, code: str, timeout_s: float = 60, session: str = "") -> websocket.WebSocket:
+        """Send `code` to a kernel; the answers come over the socket that is returned, or a later one of `session`."""
+        address = f"ws{self.url.removeprefix('http')}/api/kernels/{kernel}/channels?session_id={session}"
         channel = websocket.create_connection(address, header=[f"Authorization: token {self.token}"], timeout=timeout_s)
         header = {
             "msg_id": str(uuid.uuid4()),

@@ -6,10 +6,12 @@ import fcntl
 import os
 import stat
 import sys
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.base.handlers import APIHandler, JupyterHandler
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from jupyter_server_terminals.terminalmanager import TerminalManager
 from tornado import httputil
 from tornado.ioloop import IOLoop, PeriodicCallback
@@ -27,6 +29,7 @@ _STRANGERS_LARGEST = 1 << 20
 _STRANGERS_SEND_WITHIN_S = 60
 _NEXT_REQUEST_WITHIN_S = 150  # longer than browsers and Caddy (two minutes) keep a connection that they do not use
 _SLOWEST_READER_S = 60
+_MOST_KEPT_FOR_BROWSER = 16 << 20
 _LONGEST_LOG, _LOG_KEPT = 10 << 20, 1 << 20
 _LOG_CHECKED_EVERY_S = 10
 
@@ -134,6 +137,32 @@ async def _let_go_unless_it_reads(client: Any) -> None:  # noqa: ANN401
 def _stream(client: Any) -> Any:  # noqa: ANN401
     """The connection of a browser to a terminal, None once it is closed."""
     return client.ws_connection and client.ws_connection.stream
+
+
+class KernelsThatWait(AsyncMappingKernelManager):
+    """Keeps what kernels say while no browser listens, but no more than the last of it: the stock manager keeps all."""
+
+    def start_buffering(self, kernel_id: str, session_key: str, channels: dict[str, Any]) -> None:
+        """Keep messages from now on until a browser is back."""
+        super().start_buffering(kernel_id, session_key, channels)
+        if kernel_id in self._kernel_buffers:
+            self._kernel_buffers[kernel_id]["buffer"] = _Last()
+
+
+class _Last(deque):
+    """The last messages, of so many bytes in all; how a cell ended is among them."""
+
+    _size = 0
+
+    def append(self, message: tuple[str, list[Any]]) -> None:
+        super().append(message)
+        self._size += _bytes(message)
+        while self._size > _MOST_KEPT_FOR_BROWSER:
+            self._size -= _bytes(self.popleft())
+
+
+def _bytes(message: tuple[str, list[Any]]) -> int:
+    return sum(map(len, message[1]))
 
 
 def shorten_log(descriptor: int | None = None) -> None:

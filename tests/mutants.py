@@ -32,6 +32,7 @@ ACCESS = "scripts/workspace/lab/access.py"
 SETTINGS = "docker/jupyter_server_config.py"
 SERVE = "scripts/workspace/lab/serve.py"
 ARCHIVE = "scripts/workspace/lab/archive.py"
+RANKING, SWEEP = "scripts/workspace/sweeps/ranking.py", "scripts/workspace/sweeps/sweep.py"
 IN_SERVER, ATTACKS = "tests/test_server.py", "tests/test_hardening.py -k native and "
 
 MUTANTS = [
@@ -100,6 +101,66 @@ MUTANTS = [
         "accuracy = right.mean().item()",
         "accuracy = right.mean().item() + 0.1",
         "tests/test_lesson.py -k come_out_again",
+    ),
+    Mutant(
+        "a sweep's luckiest seed",
+        RANKING,
+        "parameters.items() if name != SEED}",
+        "parameters.items()}",
+        "tests/test_ranking.py -k luckiest",
+    ),
+    Mutant(
+        "a sweep's highest loss", RANKING, '{"loss", "error", "seconds"}', "set()", "tests/test_ranking.py -k less_of"
+    ),
+    Mutant(
+        "a sweep's formula",
+        RANKING,
+        'cell.startswith(("=",',
+        'cell.startswith(("?",',
+        "tests/test_ranking.py -k formula",
+    ),
+    Mutant(
+        "a sweep of two notebooks",
+        SWEEP,
+        "yield Job(self._notebook,",
+        "yield Job(Notebook.read(self._notebook.path),",
+        "tests/test_sweep.py -k edited",
+    ),
+    Mutant(
+        "a sweep rerun in part",
+        SWEEP,
+        "if before and not self._notebook.had(before.notebook_digest):  #",
+        "if False:  #",
+        "tests/test_sweep.py -k interrupted_rerun",
+    ),
+    Mutant(
+        "a sweep with a run missing",
+        SWEEP,
+        " for place in self._expected if place.name not in found]",
+        " for place in ()]",
+        "tests/test_sweep.py -k damaged",
+    ),
+    Mutant("a sweep's time left", SWEEP, "if left != self._left:", "if True:", "tests/test_sweep.py -k counts_down"),
+    Mutant(
+        "a sweep's failures forgotten",
+        SWEEP,
+        "self._chooser.ask_again(row.parameters)",
+        "pass",
+        "tests/test_sweep.py -k tpe_makes",
+    ),
+    Mutant(
+        "a sweep whose terminal closes",
+        "scripts/workspace/runs/background.py",
+        "!= signal.SIG_IGN:",
+        "is not None:",
+        "tests/test_sweep.py -k under_nohup",
+    ),
+    Mutant(
+        "a sweep with an odd name",
+        "scripts/workspace/sweeps/report.ipynb",
+        'text.parse_math\\"] = False',
+        'text.parse_math\\"] = True',
+        "tests/test_report.py -k odd_value",
     ),
 ]
 

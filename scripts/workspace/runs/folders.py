@@ -74,20 +74,9 @@ class Record:
     def read(cls, file: Path) -> "Record":
         """The record in `file`, of this version or an older one; anything else is `unreadable`, and says why."""
         try:
-            content = _read(file)
-        except (OSError, ValueError) as error:
-            return cls(status=UNREADABLE, error=f"{file} is damaged: {error}")
-        schema = content.get("schema", 1)
-        if not isinstance(schema, int) or schema > SCHEMA:
-            newer = f"{file} is of a newer workspace (schema {schema}; this one reads {SCHEMA}): update the workspace"
-            return cls(status=UNREADABLE, error=newer)
-        plain = cls()
-        known = {item.name: content[item.name] for item in fields(cls) if item.name in content}
-        for name, value in known.items():
-            expected = getattr(plain, name)
-            if expected is not None and not isinstance(value, type(expected)):
-                return cls(status=UNREADABLE, error=f"{file} is damaged: {name} is {value!r}")
-        return cls(**known)
+            return cls(**read_fields(cls(), file))
+        except ValueError as error:
+            return cls(status=UNREADABLE, error=str(error))
 
     def is_of_the_same_job_as(self, other: "Record") -> bool:
         """Whether one of the two is as good as the other: both are the same run of one sweep."""
@@ -337,6 +326,28 @@ def is_held(file: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def read_fields(plain: Any, file: Path) -> dict[str, Any]:  # noqa: ANN401  (a dataclass)
+    """What a JSON file holds of the fields of `plain`, a dataclass's defaults, `schema` among them.
+
+    Raises ValueError where it is damaged, where a field has another type than in `plain`, or the schema is newer.
+    """
+    try:
+        content = {"schema": 1} | _read(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    known = {item.name: content[item.name] for item in fields(plain) if item.name in content}
+    for name, value in known.items():
+        expected = getattr(plain, name)
+        if expected is not None and not isinstance(value, type(expected)):
+            raise ValueError(f"{file} is damaged: {name} is {value!r}")
+    if known["schema"] > plain.schema:
+        raise ValueError(
+            f"{file} is of a newer workspace (schema {known['schema']}; this one reads {plain.schema}): "
+            "update the workspace"
+        )
+    return known
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -43,20 +43,12 @@ class SweepRecord:
     def read(cls, folder: Path) -> Self | None:
         """The record in a sweep's folder; None where the folder is none. Raises UserError for one it cannot read."""
         file = folder / RECORD
-        try:
-            content = {"schema": 1} | json.loads(file.read_text())
-            newer = content["schema"] > SCHEMA
-        except (FileNotFoundError, NotADirectoryError):
+        if not file.exists():
             return None
-        except (ValueError, TypeError, OSError) as error:
-            raise UserError(f"{file} is damaged: {error}", cli.BAD_INPUT) from error
-        if newer:
-            raise UserError(
-                f"{file} is of a newer workspace (schema {content['schema']}; this one reads {SCHEMA}): "
-                "update the workspace",
-                cli.BAD_INPUT,
-            )
-        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
+        try:
+            return cls(**folders.read_fields(cls(), file))
+        except ValueError as error:
+            raise UserError(str(error), cli.BAD_INPUT) from error
 
     def write(self, folder: Path) -> None:
         """Put it into a sweep's folder."""

@@ -129,7 +129,8 @@ class Entry:
     def numbers(self) -> dict[str, float]:
         """The means of the metrics that are numbers."""
         names = dict.fromkeys(name for row in self.rows for name in row.numbers)
-        return {name: statistics.mean(row.numbers[name] for row in self.rows if name in row.numbers) for name in names}
+        found = {name: [row.numbers[name] for row in self.rows if name in row.numbers] for name in names}
+        return {name: statistics.fmean(values) if len(values) > 1 else values[0] for name, values in found.items()}
 
     @property
     def parameters(self) -> dict[str, Any]:

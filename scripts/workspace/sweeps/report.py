@@ -1,6 +1,5 @@
 """What came out of some runs as report.html, made by the notebook report.ipynb."""
 
-import contextlib
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from workspace.sweeps.ranking import Entry, Metric, Row
 REPORT = "report.html"
 
 NOTEBOOK = Path(__file__).with_name("report.ipynb")
-_LAST_LINES = 12
+_LAST_LINES, _LAST_BYTES = 12, 20_000
 _RENDERED = 200
 """So many executed notebooks are made pages of, the best ones first."""
 
@@ -117,8 +116,6 @@ def _shown(folder: Path, entry: Entry, metric: Metric) -> dict[str, Any]:
 def _shown_run(folder: Path, row: Row, entry: Entry) -> dict[str, Any]:
     run = folders.Run(Path(row.folder))
     page = run.notebook.with_suffix(".html")
-    log = run.folder / folders.LOG
-    lines = log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if row.error and log.exists() else []
     return {
         "name": row.name,
         "seed": f"seed {row.parameters[ranking.SEED]}" if len(entry.rows) > 1 else "",
@@ -127,16 +124,30 @@ def _shown_run(folder: Path, row: Row, entry: Entry) -> dict[str, Any]:
         "error": row.error,
         "curves": row.curves,
         "link": os.path.relpath(page if page.exists() else run.notebook, folder),
-        "last_lines": re.sub(r"\x1b\[[\d;]*m", "", "\n".join(lines)),
+        "last_lines": _last_lines(run.folder / folders.LOG) if row.error else "",
     }
 
 
+def _last_lines(log: Path) -> str:
+    """The end of a log of any size."""
+    if not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LAST_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
+    return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(lines))
+
+
 def _render(run: folders.Run) -> None:
-    """Make a page of the executed notebook, once; none of one that is damaged."""
+    """Make a page of the executed notebook, once; where that cannot be, the report's link leads to the notebook."""
     page = run.notebook.with_suffix(".html")
     if run.notebook.is_file() and not page.exists():
-        with contextlib.suppress(ValueError):
+        try:
             _page(run.notebook, page, run.name, with_code=True)
+        except OSError:  # a full disk is no fault of the notebook's
+            raise
+        except Exception as error:  # a notebook holds what it likes, and nbconvert raises what it likes
+            cli.say(f"{run.name}: no page can be made of its notebook: {error}".splitlines()[0])
 
 
 def _page(notebook: Path, page: Path, title: str, *, with_code: bool) -> Path:

@@ -129,16 +129,10 @@ class Sweep:
     def make(self, begun: Callable[[str], None] | None = None) -> int:
         """Make the runs that are missing; then rank and report. The exit code: 130 after Ctrl-C.
 
-        `begun` is told how to follow it, once it is under way. Raises UserError, for a full disk, too.
+        `begun` is told how to follow it, once it is under way. Raises UserError, and OSError where the disk is full.
         """
-        try:
-            with claimed(self.folder):
-                return self._make(begun)
-        except OSError as error:
-            raise UserError(
-                f"{error.filename or self.folder}: {error.strerror or error}. What is done is kept; "
-                "the same command goes on from there"
-            ) from error
+        with claimed(self.folder):
+            return self._make(begun)
 
     def report(self) -> int:
         """Rank and report what there is: 0, or 1 where there is nothing. Raises UserError where runs failed."""
@@ -199,6 +193,9 @@ class Sweep:
 
     def _make(self, begun: Callable[[str], None] | None) -> int:
         before = self._read_record()
+        if before and not self._notebook.had(before.notebook_digest):  # then all are made again
+            for run in ranking.rows(self.folder, self._metric.name):
+                self._put_aside(Path(run.folder))
         missing = self._missing()
         first = next(missing, None)
         self._freeze(before)

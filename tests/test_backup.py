@@ -318,6 +318,45 @@ def test_commands_back_up_and_restore_natively(folders: Path) -> None:
     assert (full.returncode, full.stderr.count("\n")) == (1, 1)
 
 
+def test_backup_of_a_workspace_that_is_not_there_makes_nothing(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSPACE_WORK", str(folders / "nowhere"))
+    with pytest.raises(UserError, match=r"no workspace on this machine: no folder .*nowhere"):
+        backup_command.backup(Path("mine.tar.gz"), natively=True)
+    assert not (folders / "nowhere").exists()
+    assert list(folders.glob("mine*")) == []
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A disk that holds next to nothing."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_backup_onto_a_full_disk_names_the_file_and_leaves_none(folders: Path, full: Path) -> None:
+    with pytest.raises(UserError, match=r"full/mine.tar.gz: No space left on device"):
+        backup_command.backup(full / "mine.tar.gz", natively=True)
+    assert list(full.iterdir()) == []
+    assert folders
+
+
+def test_backup_from_a_container_onto_a_full_disk_names_the_file_and_leaves_none(
+    container: Container, full: Path
+) -> None:
+    failed = container.command("scripts/backup", str(full / "mine.tar.gz"))
+    assert failed.returncode == 1
+    assert "full/mine.tar.gz" in failed.stderr
+    assert "no space left on device" in failed.stderr
+    assert list(full.iterdir()) == []
+
+
 def test_workspace_moves_from_one_container_to_another(fresh: Container, container: Container, tmp_path: Path) -> None:
     lab = Lab(container.command("scripts/link").stdout.strip())
     edit = {"type": "file", "format": "text", "content": "moved"}

@@ -23,8 +23,15 @@ def backup(file: Path, *, natively: bool = False) -> None:
         # What notebooks print may be private.
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             if workspace := locate.in_docker(natively=natively):
-                print(workspace.archive("write", stdout=stream), end="", file=sys.stderr)
+                source = f"workspace {workspace.project} in Docker"
+                try:
+                    print(workspace.archive("write", stdout=stream), end="", file=sys.stderr)
+                except UserError as error:  # Docker's client knows the file by this name alone
+                    raise UserError(str(error).replace("/dev/stdout", str(file))) from error
             else:
+                source = str(places.work())
+                if not places.work().is_dir():
+                    raise UserError(f"there is no workspace on this machine: no folder {source}")
                 archive.write(stream)
             stream.flush()
             os.fsync(stream.fileno())
@@ -36,7 +43,7 @@ def backup(file: Path, *, natively: bool = False) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-    cli.say(f"{file}: {len(held.files):,} files, {file.stat().st_size / 1e6:.1f} MB, every byte verified.")
+    cli.say(f"{file}: {len(held.files):,} files of {source}, {file.stat().st_size / 1e6:.1f} MB, every byte verified.")
     if held.left_out:
         names = ", ".join(f"{name} ({why})" for name, why in sorted(held.left_out.items()))
         raise UserError(f"{file} has everything but what had to be left out: {names}")
@@ -49,6 +56,8 @@ def restore(file: Path, *, natively: bool = False) -> None:
             archive.verify(stream)
             stream.seek(0)
             if workspace := locate.in_docker(natively=natively, may_be_new=True):
+                if not workspace.exists():
+                    cli.say(f"There is no workspace {workspace.project} in Docker yet: this makes it.")
                 print(workspace.archive("restore", stdin=stream, stdout=sys.stdout), end="", file=sys.stderr)
             else:
                 for folder in (places.work(), places.state()):

@@ -177,6 +177,8 @@ class Workspace:
             stderr=subprocess.PIPE,
             text=True,
         )
+        if done.returncode and not done.stderr.strip():
+            raise UserError(f"the container ended before it was through (exit code {done.returncode}); do it again")
         if done.returncode:
             raise UserError(serve.last_words(done.stderr))
         return done.stderr

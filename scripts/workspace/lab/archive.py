@@ -12,6 +12,7 @@ import filecmp
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -183,7 +184,10 @@ def restore(stream: BinaryIO) -> tuple[int, Path | None]:
 
 def _put_in_place(staging: Path, names: list[str]) -> Path | None:
     work = places.work()
-    aside = work / time.strftime("before-restore-%Y%m%d-%H%M%S")
+    started = time.strftime("before-restore-%Y%m%d-%H%M%S")
+    # One that was killed within this second may have made a folder of that name.
+    others = (work / f"{started}-{number}" for number in itertools.count(2))
+    aside = next(folder for folder in itertools.chain([work / started], others) if not folder.exists())
     try:
         for name in names:
             new = staging / name

@@ -141,6 +141,15 @@ def test_checkpoint_written_on_a_full_disk_leaves_the_one_before(
     assert "first" in kept.read_text()
 
 
+def test_notebook_that_is_saved_and_has_no_room_for_its_first_checkpoint_is_told_as_saved(
+    manager: contents.AtomicContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch)
+    assert asyncio.run(manager.save(notebook("first"), "x.ipynb"))["path"] == "x.ipynb"
+    assert "first" in (tmp_path / "x.ipynb").read_text()
+    assert asyncio.run(manager.list_checkpoints("x.ipynb")) == []
+
+
 def test_link_goes_on_leading_where_it_leads_and_a_mode_stays(manager: contents.AtomicContents, tmp_path: Path) -> None:
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "real.txt").chmod(0o640)

@@ -109,6 +109,16 @@ class AtomicContents(AsyncLargeFileManager):
         async with self._turn(path):
             await super().delete_file(path)
 
+    async def create_checkpoint(self, path: str) -> dict[str, Any] | None:
+        """Keep the file as it is now. In a first save, where the file is there already, a full disk does not refuse it."""
+        try:
+            return await super().create_checkpoint(path)
+        except OSError as error:
+            if not self._turn(path).locked():
+                raise
+            self.log.warning("%s is saved; it has no checkpoint: %s", path, error.strerror)
+            return None
+
     async def restore_checkpoint(self, checkpoint_id: str, path: str) -> None:
         """Put a checkpoint in the file's place once its saves are through."""
         async with self._turn(path):

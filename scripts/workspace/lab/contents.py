@@ -110,7 +110,7 @@ class AtomicContents(AsyncLargeFileManager):
             await super().delete_file(path)
 
     async def create_checkpoint(self, path: str) -> dict[str, Any] | None:
-        """Keep the file as it is now. In a first save, where the file is there already, a full disk does not refuse it."""
+        """Keep the file as it is now. A first save does so, too, and is not refused for want of a checkpoint."""
         try:
             return await super().create_checkpoint(path)
         except OSError as error:

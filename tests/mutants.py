@@ -41,6 +41,7 @@ MUTANTS = [
     Mutant("any token", SETTINGS, "if not self._is_token(self.get_token(handler)):", "if False:", IN_SERVER),
     Mutant("an old login", SETTINGS, 'b"login cookie:" + TOKEN.encode()', 'b"login cookie"', IN_SERVER),
     Mutant("the token in kernels", SERVE, ' if not name.startswith("JUPYTER_TOKEN")', "", IN_SERVER),
+    Mutant("a kernel on ports", SETTINGS, 'transport = "ipc"', 'transport = "tcp"', IN_SERVER),
     Mutant("another site", SETTINGS, 'allow_origin = ""', 'allow_origin = "*"', ATTACKS + "another_site"),
     Mutant("hidden files", SETTINGS, "allow_hidden = False", "allow_hidden = True", ATTACKS + "hidden"),
     Mutant("a planted module", SERVE, '"-P", ', "", "tests/test_hardening.py -k plants"),

@@ -47,6 +47,11 @@ def test_kernel_runs_code_over_the_websocket(native_lab: Lab) -> None:
     assert native_lab.run("print(6 * 7)") == "42\n"
 
 
+def test_kernel_is_reached_through_files_and_no_port(native_lab: Lab) -> None:
+    asked = "import ipykernel, json; told = json.loads(ipykernel.get_connection_info()); print(told['transport'])"
+    assert native_lab.run(asked) == "ipc\n"
+
+
 def test_websocket_without_token_is_refused(native_lab: Lab) -> None:
     kernel = native_lab.request("POST", "/api/kernels", native_lab.token, json={}).json()["id"]
     address = f"ws{native_lab.url.removeprefix('http')}/api/kernels/{kernel}/channels"

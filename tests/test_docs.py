@@ -28,6 +28,17 @@ def test_every_place_in_the_tree_exists() -> None:
     assert [place for place in places if not (REPOSITORY / place).exists()] == []
 
 
+def test_every_module_that_the_way_through_the_rooms_names_exists() -> None:
+    rooms = "|".join(path.name for path in (REPOSITORY / "scripts/workspace").iterdir() if path.is_dir())
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    named = {*re.findall(rf"\b(?:{rooms}|lesson)/\w+", page)}
+    assert len(named) > 20
+    code = REPOSITORY / "scripts"
+    assert [
+        name for name in named if not any((code / f"{place}{name}.py").exists() for place in ("", "workspace/"))
+    ] == []
+
+
 def test_every_setting_in_the_table_is_in_the_example() -> None:
     table = README.split("## Settings")[1].split("\n## ")[0]
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", table))

@@ -97,12 +97,13 @@ c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
 c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing
 
-# What it sends along; what others may send to it is bounded in workspace.lab.limits.
+# What it sends along, and takes; the other bounds are in workspace.lab.limits.
 c.ServerApp.tornado_settings = {
+    "websocket_max_message_size": limits.LARGEST_MESSAGE,
     "headers": {
         "Referrer-Policy": "same-origin",  # the token is in the first address
         "Content-Security-Policy": "frame-ancestors 'self'",
-    }
+    },
 }
 
 # What the lab passes on to others, where it can at all: the dashboard of docker/cluster.yml.

@@ -58,6 +58,10 @@ def test_file_over_the_limit_is_refused_with_what_happened_and_how_to_go_on(nati
     assert "Clear Outputs" in message
 
 
+def test_picture_of_many_megabytes_reaches_its_kernel(native_lab: Lab) -> None:
+    assert native_lab.run(f"print(len('{'x' * 30_000_000}'))") == "30000000\n"
+
+
 # --- connections on which nothing comes ---
 
 

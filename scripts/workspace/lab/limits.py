@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LARGEST_SAVE = 512 << 20
 """Bytes of a request of somebody who is signed in, as in the stock server. The server holds some four times as much."""
 
+LARGEST_MESSAGE = 64 << 20
+"""Bytes of what a browser sends to a kernel at once, such as a picture; past the stock 10 MB the connection closes."""
+
 _STRANGERS_LARGEST = 1 << 20
 _STRANGERS_SEND_WITHIN_S = 60
 _NEXT_REQUEST_WITHIN_S = 150  # longer than browsers and Caddy (two minutes) keep a connection that they do not use

@@ -331,6 +331,12 @@ def test_a_notebook_without_parameters_runs_as_it_is(tmp_path: Path) -> None:
         (["-f", "missing.yaml"], "No such file"),
         (["-o", "../elsewhere"], "without `..`"),
         (["-o", "taken"], "exists already"),
+        (["-y", "x: ["], "-y holds no parameters"),
+        (["-y", "x: 11"], "Allowed: 0 to 10"),
+        (["-r", "x", "2"], "x = '2' makes no sense"),
+        (["-p", "x", "1", "-r", "x", "2"], "given twice"),
+        (["good.ipynb"], "good.ipynb is no notebook that a run has made"),
+        (["taken"], "taken is no name for a copy"),
         (["--timeout", "0"], "leaves no time"),
         (["-k", "julia"], "kernel 'julia' is not installed"),
         (["--cwd", "nowhere"], "no folder nowhere"),
@@ -549,6 +555,24 @@ def test_a_folder_whose_name_begins_with_a_dot_is_one_like_others(
     done = command(tmp_path, "run", good, "-o", folder)
     assert done.returncode == code, done.stderr
     assert ("completed" in done.stdout) == (code == 0) == (tmp_path / folder / "run.json").exists()
+
+
+def test_the_words_of_papermill_mean_here_what_they_mean_there(tmp_path: Path, good: Path) -> None:
+    (tmp_path / "values.yaml").write_text("x: 1\nrate: 0.25\nmode: slow\n")
+    words = ["OUT/out.ipynb", "-f", "values.yaml", "-y", "{x: 2, seed: 3}", "-p", "x", 4, "-r", "mode", "off"]
+    for _ in range(2):  # an older copy is replaced, as there
+        done = command(tmp_path, "run", good, *words)
+        assert done.returncode == 0, done.stderr
+    executed = Notebook.read(tmp_path / "OUT/out.ipynb")
+    held = {name: parameter.default for name, parameter in executed.parameters.items() if name != "output_folder"}
+    assert held == {"x": 4, "rate": 0.25, "mirror": True, "mode": "off", "seed": 3}
+    assert len(list(tmp_path.glob("runs/good-*/run.json"))) == 2
+
+
+def test_a_failed_runs_notebook_is_copied_too(tmp_path: Path) -> None:
+    bad = notebook(tmp_path / "bad.ipynb", "raise ValueError('no good')")
+    assert command(tmp_path, "run", bad, "out.ipynb").returncode == 1
+    assert "no good" in (tmp_path / "out.ipynb").read_text()
 
 
 def test_a_file_of_parameters_means_what_it_says(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,55 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     record = folders.Record(status="completed", given={"x": 1}, versions={"python": "3.12"}, seconds=1.5)
     record.write(tmp_path / "run.json")
     assert folders.Record.read(tmp_path / "run.json") == record
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A work folder with a run of each of two sweeps, of the same name, and one more."""
+    for folder in ("one/x-1", "two/x-1", "alone"):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+        sweep = Path(folder).parent.name or None
+        folders.Record(status="completed", sweep=sweep, given={"x": 1}).write(tmp_path / "runs" / folder / "run.json")
+    return tmp_path
+
+
+def test_runs_of_sweeps_are_told_apart_by_the_sweep(several: Path) -> None:
+    listed = command(several, "runs", "list").stdout
+    assert "one/x-1  " in listed
+    assert "two/x-1  " in listed
+    refused = command(several, "runs", "show", "x-1")
+    assert refused.stderr == "runs: x-1 may be one/x-1, two/x-1; write all of it\n"
+    assert "sweep: two\n" in command(several, "runs", "show", "two/x-1").stdout
+    assert "sweep: one\n" in command(several, "runs", "show", "one/").stdout
+    assert "did you mean one/x-1?" in command(several, "runs", "show", "one/x-2").stderr
+
+
+def test_the_list_for_programs_holds_all_that_is_known(several: Path) -> None:
+    (several / "runs/alone/metrics.json").write_text('{"accuracy": NaN, "dataset": "drawn"}')
+    listed = json.loads(command(several, "runs", "list", "--json").stdout, parse_constant=pytest.fail)
+    assert sorted(run["name"] for run in listed["runs"]) == ["alone", "one/x-1", "two/x-1"]
+    [alone] = [run for run in listed["runs"] if run["name"] == "alone"]
+    assert (alone["status"], alone["given"], alone["caveat"]) == ("completed", {"x": 1}, "on drawn shapes")
+    assert alone["metrics"]["accuracy"] is None
+
+
+def test_a_run_that_is_removed_can_be_taken_back(several: Path) -> None:
+    asked = command(several, "runs", "rm", "alone")
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+    done = command(several, "runs", "rm", "alone", "two/x-1", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "alone" not in (listed := command(several, "runs", "list").stdout)
+    assert "two/x-1" not in listed
+    for line in done.stdout.splitlines():
+        subprocess.run(shlex.split(line.partition("takes it back: ")[2]), check=True)
+    assert command(several, "runs", "list").stdout.count("completed") == 3
+
+
+def test_a_run_at_work_is_not_removed(several: Path) -> None:
+    with folders.working(several / "runs/busy", folders.Record()):
+        done = command(several, "runs", "rm", "busy", "--yes")
+        assert (done.returncode, "busy is running" in done.stderr) == (2, True)
+    assert command(several, "runs", "rm", "busy", "--yes").returncode == 0
 
 
 def test_the_remains_of_a_killed_run_are_listed_as_lost(tmp_path: Path) -> None:

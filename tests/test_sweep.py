@@ -473,6 +473,13 @@ def test_a_metric_that_nobody_wrote_is_named_with_those_that_were(tmp_path: Path
     assert "no run wrote the metric 'acuracy': they wrote accuracy, x" in done.stderr
 
 
+@pytest.mark.parametrize("parameters", ["x: int = 0", "x: int = 0\noutput_folder: str = '.'"])
+def test_a_notebook_that_can_write_no_metric_is_named_before_its_runs(tmp_path: Path, parameters: str) -> None:
+    notebook(tmp_path / "small.ipynb", "print(x)", parameters=parameters)
+    planned = command(tmp_path, "sweep", "small.ipynb", "-p", "x=1,2", "--dry-run").stdout
+    assert planned.startswith("these runs can be ranked by nothing") == ("output_folder" not in parameters)
+
+
 def test_no_scheduler_is_exit_code_3_and_nothing_is_lost(tmp_path: Path) -> None:
     notebook(tmp_path / "small.ipynb", METRICS)
     done = command(tmp_path, "sweep", "small.ipynb", "-p", "x=1", "--scheduler", "tcp://127.0.0.1:9")

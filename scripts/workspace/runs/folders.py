@@ -27,6 +27,9 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 
+TRASH = ".trash"
+"""Where runs go that are removed, beside the others."""
+
 RECORD, STATE, LOG, METRICS, CURVES = "run.json", "state.json", "log.txt", "metrics.json", "curves.json"
 
 COMPLETED, FAILED, TIMED_OUT, STOPPED = "completed", "failed", "timed out", "stopped"
@@ -107,6 +110,12 @@ class Run:
         return at_work[1] if at_work else self.folder.name
 
     @property
+    def full_name(self) -> str:
+        """What tells it from every other run: RUN, or SWEEP/RUN; its folder, where that is outside of runs/."""
+        folder = self.folder.absolute().with_name(self.name)
+        return str(folder.relative_to(_top()) if folder.is_relative_to(_top()) else folder)
+
+    @property
     def finished(self) -> bool:
         """Whether its folder has been published."""
         return not _HIDDEN.fullmatch(self.folder.name)
@@ -162,20 +171,22 @@ class Run:
 
 def default_folder(notebook: Path) -> Path:
     """Where a run of `notebook` goes unless it is told, or beside that: runs/NOTEBOOK-TIME in the work folder."""
-    return places.work() / "runs" / f"{notebook.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    return _top() / f"{notebook.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+
+
+def _top() -> Path:
+    return places.work() / "runs"
 
 
 def everything() -> list[Run]:
     """All runs in the work folder, those of sweeps included, finished or not; the latest last."""
-    top = places.work() / "runs"
-    found = {
-        file.parent for pattern in ("*", "*/*") for name in (RECORD, STATE) for file in top.glob(f"{pattern}/{name}")
-    }
+    files = (file for above in ("*", "*/*") for name in (RECORD, STATE) for file in _top().glob(f"{above}/{name}"))
+    found = {file.parent for file in files if TRASH not in file.parts}
     return sorted(map(Run, found), key=lambda run: run.record.started)
 
 
 def find(name: str | None) -> Run:
-    """The run called `name` (or that folder, or the only one whose name begins so); the latest where it is None.
+    """The run called `name`, RUN or SWEEP/RUN (or that folder, or the only one whose name begins so); None: the latest.
 
     Raises UserError where there is none, or more than one.
     """
@@ -188,12 +199,14 @@ def find(name: str | None) -> Run:
         raise UserError(f"there are no runs yet; {places.command('run')} makes one", cli.BAD_INPUT)
     if name is None:
         return known[-1]
-    same = [run for run in known if run.name == name] or [run for run in known if run.name.startswith(name)]
+    called = [(run, (run.full_name, run.name)) for run in known]
+    same = [run for run, names in called if name in names]
+    same = same or [run for run, names in called if any(one.startswith(name) for one in names)]
     if len(same) == 1:
         return same[0]
     if same:
-        raise UserError(f"{name} may be {', '.join(run.name for run in same[:5])}; write more of it", cli.BAD_INPUT)
-    near = difflib.get_close_matches(name, [run.name for run in known], 1, 0.5)
+        raise UserError(f"{name} may be {', '.join(run.full_name for run in same[:5])}; write all of it", cli.BAD_INPUT)
+    near = difflib.get_close_matches(name, sorted({one for _, names in called for one in names}), 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"{places.command('runs')} list shows what there is"
     raise UserError(f"there is no run {name}; {hint}", cli.BAD_INPUT)
 
@@ -243,6 +256,13 @@ def working(folder: Path, record: Record, *, or_beside: bool = False) -> Iterato
             yield hidden, folder
     except OSError as error:
         raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
+
+
+def remove(run: Run) -> Path:
+    """Move a run's folder, or a sweep's, to where it can be taken back from, and return that place."""
+    trash = run.folder.parent / TRASH
+    trash.mkdir(exist_ok=True)
+    return run.folder.rename(trash / f"{run.name}-{secrets.token_hex(3)}")
 
 
 def publish(hidden: Path, folder: Path, record: Record) -> Path:

@@ -140,13 +140,23 @@ def _kinds(annotation: ast.expr) -> set[str]:
 def read_file(file: Path) -> dict[str, Any]:
     """The names and values of a YAML (or JSON) file. Raises UserError where it is something else."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  (a safe loader)
+        return read_yaml(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}", cli.BAD_INPUT) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not a YAML file of parameters: {_one_line(error)}", cli.BAD_INPUT) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text: {error}", cli.BAD_INPUT) from error
+
+
+def read_yaml(text: str, source: str = "-y") -> dict[str, Any]:
+    """The names and values that `text` holds, which is from `source`. Raises UserError where it is something else."""
+    try:
+        content = yaml.load(text, _UniqueKeys)  # noqa: S506  (a safe loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} holds no parameters as YAML: {_one_line(error)}", cli.BAD_INPUT) from error
+    if content is None:
+        return {}
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"{file} must hold lines such as `epochs: 3`", cli.BAD_INPUT)
+        raise UserError(f"{source} must hold lines such as `epochs: 3`", cli.BAD_INPUT)
     return content
 
 

@@ -1,14 +1,16 @@
 """The command `run`: check, run in a thread of its own, show where it is, and say how it ended."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
+from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine, duration
 from workspace.runs import background, folders, notebook_parameters
 from workspace.runs.notebook import Notebook
@@ -20,8 +22,11 @@ if TYPE_CHECKING:
 def main(
     notebook: Path,
     *,
+    copy: Path | None,
     parameter: list[list[str]],
-    file: Path | None,
+    parameters_raw: list[list[str]],
+    parameters_yaml: list[str],
+    file: list[Path],
     output: Path | None,
     timeout: float | None,
     execution_timeout: int | None,
@@ -42,8 +47,14 @@ def main(
             raise UserError(f"a timeout of {seconds:g} s leaves no time; give seconds above 0", cli.BAD_INPUT)
     if cwd and not cwd.is_dir():
         raise UserError(f"there is no folder {cwd}", cli.BAD_INPUT)
-    named = notebook_parameters.typed(source, parameter)
-    from_file = notebook_parameters.typed(source, notebook_parameters.read_file(file).items()) if file else {}
+    mappings = [notebook_parameters.read_file(one) for one in file]
+    mappings += [notebook_parameters.read_yaml(text) for text in parameters_yaml]
+    named = [*parameter, *((name, notebook_parameters.Raw(text)) for name, text in parameters_raw)]
+    values: dict[str, Any] = {}
+    for pairs in (*(mapping.items() for mapping in mappings), named):  # the later go before the earlier
+        values |= notebook_parameters.typed(source, pairs)
+    if copy:
+        _require_place_for_copy(copy, source)
     folder = (output or folders.default_folder(notebook)).absolute()
     folders.require_new(folder)
     from workspace.runs import execution  # it imports papermill: bad input need not wait for that
@@ -52,7 +63,7 @@ def main(
         notebook=source,
         folder=folder,
         or_beside=output is None,
-        parameters=from_file | named,
+        parameters=values,
         timeout_s=timeout,
         cell_timeout_s=execution_timeout,
         start_timeout_s=start_timeout,
@@ -66,12 +77,21 @@ def main(
         cli.say(f"would be kept in {folder}")
         return 0
     if in_background:
-        cli.say(background.go_on(lambda begun: _run(job, begun)))
+        cli.say(background.go_on(lambda begun: _run(job, copy, begun)))
         return 0
-    return _run(job)
+    return _run(job, copy)
 
 
-def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
+def _require_place_for_copy(copy: Path, source: Notebook) -> None:
+    """Raise UserError unless a copy of an executed notebook may be put there, where an older one may stand."""
+    if copy.suffix != ".ipynb" or copy.is_dir():
+        raise UserError(f"{copy} is no name for a copy of the notebook; -o names the run's folder", cli.BAD_INPUT)
+    folders.require_writable(copy.absolute().parent)
+    if copy.exists() and (copy.samefile(source.path) or "papermill" not in Notebook.read(copy).content["metadata"]):
+        raise UserError(f"{copy} is no notebook that a run has made; it is not overwritten", cli.BAD_INPUT)
+
+
+def _run(job: "Job", copy: Path | None, begun: Callable[[str], None] | None = None) -> int:
     """Run `job`, show where it is and say how it ended; `begun` is told how to follow it. The exit code."""
     from workspace.runs import execution
 
@@ -90,6 +110,10 @@ def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
                 cancel.set()
     made = future.result()
     _tell(progress, begun)
+    if copy and made.notebook.is_file():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(copy) as new:
+            shutil.copyfile(made.notebook, new)
     seconds = duration(made.record.seconds or 0)
     if made.status == folders.COMPLETED:
         result = "" if made.accuracy is None else f"accuracy {made.accuracy:.4f}"
@@ -104,5 +128,5 @@ def _run(job: "Job", begun: Callable[[str], None] | None = None) -> int:
 
 def _tell(progress: "Progress", begun: Callable[[str], None] | None) -> None:
     if begun and progress.folder:
-        name, follow = progress.folder.name, places.command("runs")
+        name, follow = folders.Run(progress.folder).full_name, places.command("runs")
         begun(f"running as {name}: {follow} tail {name}, {follow} stop {name}")

@@ -1,8 +1,11 @@
 """The command `runs`: what runs there are, what they say, how to end them."""
 
+import json
 import os
+import shlex
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,15 +24,21 @@ from workspace.runs.sweep_record import SweepRecord
 _ENDS_WITHIN_S = 30
 
 
-def list_runs() -> int:
+def list_runs(*, as_json: bool) -> int:
     """All runs, the latest last, and the sweeps with how far they are."""
     known = folders.everything()
+    if as_json:
+        runs = [_as_json(run) for run in known]
+        everything = {"runs": runs, "sweeps": [_sweep_as_json(folder) for folder in sweep_record.everything()]}
+        numbers = json.loads(json.dumps(everything), parse_constant=lambda _: None)  # other languages know no NaN
+        cli.say(json.dumps(numbers))
+        return 0
     rows = [("RUN", "STATUS", "STARTED (UTC)", "TIME", "ACCURACY", "PARAMETERS")]
     for run in known:
         accuracy = "" if run.accuracy is None else f"{run.accuracy:.4f}"
         rows.append(
             (
-                run.name,
+                run.full_name,
                 run.status,
                 _minute(run.record.started),
                 "" if run.record.seconds is None else duration(run.record.seconds),
@@ -56,6 +65,19 @@ def _sweep_line(folder: Path, known: list[folders.Run]) -> tuple[str, ...]:
     status = folders.RUNNING if at_work else folders.COMPLETED if done >= sweep.planned else "not finished"
     of = f" of {sweep.planned}" if sweep.planned else ""  # an older workspace did not say
     return folder.name, status, _minute(sweep.started), f"{done}{of} done" + (f", {failed} failed" if failed else "")
+
+
+def _as_json(run: folders.Run) -> dict[str, object]:
+    about = {"name": run.full_name, "folder": str(run.folder)} | asdict(run.record) | {"status": run.status}
+    return folders.plain(about | {"caveat": run.caveat, "metrics": run.metrics})
+
+
+def _sweep_as_json(folder: Path) -> dict[str, object]:
+    about = {"name": folder.name, "folder": str(folder), "at_work": sweep_record.at_work(folder)}
+    try:
+        return about | asdict(SweepRecord.read(folder) or SweepRecord())
+    except UserError as error:
+        return about | {"error": str(error)}
 
 
 def _minute(started: str) -> str:
@@ -102,18 +124,40 @@ def tail(run: str | None) -> int:
     return 0 if ended.status == folders.COMPLETED else 1
 
 
+def remove(runs: list[str], *, yes: bool) -> int:
+    """Put runs, or a sweep, where they can be taken back from, if the answer is yes."""
+    for name in runs:
+        sweep = sweep_record.find(name)
+        found = folders.Run(sweep) if sweep else folders.find(name)
+        if sweep_record.at_work(sweep) if sweep else found.status == folders.RUNNING:
+            raise UserError(f"{name} is running; {places.command('runs')} stop {name} ends it", cli.BAD_INPUT)
+        called = f"the sweep {found.name} with all its runs" if sweep else f"{found.full_name} ({found.status})"
+        if not yes and not _agreed(f"Remove {called}? [y/N] "):
+            cli.say("kept")
+            continue
+        place = folders.remove(found)
+        cli.say(f"removed; this takes it back: mv {shlex.quote(str(place))} {shlex.quote(str(found.folder))}")
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("nobody can be asked here; --yes removes without asking", cli.BAD_INPUT)
+    return input(question).strip().lower() in {"y", "yes"}
+
+
 def stop(run: str | None) -> int:
     """End one run, or a sweep; what there is of it is kept."""
     if run and (sweep := sweep_record.find(run)):
         return _stop_sweep(sweep)
     found = folders.find(run)
     if found.status != folders.RUNNING:
-        raise UserError(f"{found.name} is not running: {found.status}", cli.BAD_INPUT)
+        raise UserError(f"{found.full_name} is not running: {found.status}", cli.BAD_INPUT)
     if found.record.sweep:
         raise UserError(
-            f"{found.name} belongs to a sweep; {places.command('runs')} stop {found.record.sweep} stops that"
+            f"{found.full_name} belongs to a sweep; {places.command('runs')} stop {found.record.sweep} stops that"
         )
-    _end(found.name, found.record.host, found.record.pid, lambda: not _works(found))
+    _end(found.full_name, found.record.host, found.record.pid, lambda: not _works(found))
     cli.say(f"stopped; what there is of it is in {found.folder.with_name(found.name)}")
     return 0
 
@@ -142,7 +186,8 @@ def open_run(run: str | None) -> int:
     found = folders.find(run)
     if not found.finished:
         follow = places.command("runs")
-        raise UserError(f"{found.name} has not ended: {found.status}; {follow} tail {found.name} shows it")
+        name = found.full_name
+        raise UserError(f"{name} has not ended: {found.status}; {follow} tail {name} shows it")
     if not found.folder.is_relative_to(places.work()):
         raise UserError(f"{found.folder} is not in the lab's folder, {places.work()}")
     link = urlsplit(start.link())
@@ -155,4 +200,4 @@ def _works(run: folders.Run) -> bool:
     return folders.Run(run.folder).status == folders.RUNNING
 
 
-COMMANDS = {"list": list_runs, "show": show, "tail": tail, "stop": stop, "open": open_run}
+COMMANDS = {"list": list_runs, "show": show, "tail": tail, "stop": stop, "open": open_run, "rm": remove}

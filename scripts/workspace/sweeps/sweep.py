@@ -40,6 +40,11 @@ REPLACED = "replaced"
 
 _MANY = 10_000
 
+_METRICS_NEEDED = (
+    f"the notebook must write {folders.METRICS} into the folder that its parameter "
+    f'`{notebook_parameters.OUTPUT_FOLDER}: str = "."` names'
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -77,6 +82,8 @@ def main(notebook: Path, assignments: list[str], file: Path | None, options: Opt
             raise UserError(f"{sweep.folder} is not the folder of a sweep", cli.BAD_INPUT)
         return sweep.report()
     folders.require_writable(sweep.folder)
+    if notebook_parameters.OUTPUT_FOLDER not in source.parameters:
+        cli.say(f"these runs can be ranked by nothing: {_METRICS_NEEDED}")
     if options.dry_run:
         return sweep.tell_plan()
     if options.in_background:
@@ -149,14 +156,7 @@ class Sweep:
         failed = [row for row in rows if row.status != folders.COMPLETED]
         if all(row.value is None for row in rows) and len(failed) < len(rows):
             offered = sorted({name for row in rows for name in row.numbers})
-            hint = (
-                f"they wrote {', '.join(offered[:8])}"
-                if offered
-                else (
-                    f"the notebook must write {folders.METRICS} into the folder that its parameter "
-                    f'`{notebook_parameters.OUTPUT_FOLDER}: str = "."` names'
-                )
-            )
+            hint = f"they wrote {', '.join(offered[:8])}" if offered else _METRICS_NEEDED
             raise UserError(f"no run wrote the metric {self._metric.name!r}: {hint}; then --report-only with --metric")
         if failed:
             raise UserError(f"{len(failed)} of {len(rows)} runs failed, the first with: {failed[0].error}")

@@ -114,8 +114,8 @@ c.AsyncIOLoopKernelManager.restarter_class = server.TellingRestarter
 c.ServerApp.kernel_websocket_connection_class = server.TellingConnection
 shell = [sys.executable, str(places.REPOSITORY / "scripts" / "environment"), os.environ.get("SHELL", "bash")]
 c.ServerApp.terminado_settings = {"shell_command": shell}
-c.ServerApp.kernel_manager_class = limits.KernelsThatWait
-c.TerminalsExtensionApp.terminal_manager_class = limits.PatientTerminals
+c.ServerApp.kernel_manager_class = limits.BoundedBufferKernels
+c.TerminalsExtensionApp.terminal_manager_class = limits.FlowControlledTerminals
 
 # A port that is taken is an error, not the next port: the link would be wrong.
 c.ServerApp.port_retries = 0

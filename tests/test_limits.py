@@ -176,7 +176,7 @@ def test_what_a_kernel_says_while_no_browser_listens_is_kept_up_to_a_bound_and_i
 
 
 def test_last_messages_are_kept_and_the_first_go() -> None:
-    kept = limits._Last()
+    kept = limits._BoundedBuffer()
     for number in range(40):
         kept.append(("iopub", [b"header", bytes([number]) * (1 << 20)]))
     assert [message[1][1][0] for message in kept] == list(range(25, 40))

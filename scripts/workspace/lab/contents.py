@@ -31,7 +31,7 @@ _UPLOAD_FORGOTTEN_S = 3600
 
 
 @contextlib.contextmanager
-def _replacing(file: str) -> Iterator[Path]:
+def _rewriting(file: str) -> Iterator[Path]:
     """As `replacing`, for a file that somebody made: a link goes on leading where it leads, and the mode stays."""
     path = Path(os.path.realpath(file))
     with replacing(path) as new:
@@ -44,7 +44,7 @@ class AtomicCheckpoints(AsyncFileCheckpoints):
     """Checkpoints that are written, and restored, as a whole."""
 
     async def _copy(self, src: str, dest: str) -> None:
-        with self.perm_to_403(dest), _replacing(dest) as new:
+        with self.perm_to_403(dest), _rewriting(dest) as new:
             await super()._copy(src, str(new))
 
     def checkpoint_path(self, checkpoint_id: str, path: str) -> str:
@@ -72,7 +72,7 @@ class AtomicContents(AsyncLargeFileManager):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._uploads: dict[str, _Upload] = {}
 
     def _checkpoints_class_default(self) -> type[AtomicCheckpoints]:
@@ -82,31 +82,31 @@ class AtomicContents(AsyncLargeFileManager):
     def atomic_writing(self, os_path: str, text: bool = True, encoding: str = "utf-8") -> Iterator[IO]:
         """A stream for the file's new content, which takes its place when the stream is complete."""
         how = {"mode": "w", "encoding": encoding, "newline": "\n"} if text else {"mode": "wb"}
-        with self.perm_to_403(os_path), _replacing(os_path) as new, new.open(**how) as stream:
+        with self.perm_to_403(os_path), _rewriting(os_path) as new, new.open(**how) as stream:
             yield stream
 
-    def _turn(self, path: str) -> asyncio.Lock:
-        """What a change of this file waits for and holds."""
-        return self._turns.setdefault(self._place(path), asyncio.Lock())
+    def _lock(self, path: str) -> asyncio.Lock:
+        """What each change of this file holds, one after the other."""
+        return self._locks.setdefault(self._place(path), asyncio.Lock())
 
     def _place(self, path: str) -> str:
         return os.path.realpath(self._get_os_path(path.strip("/")))
 
     async def save(self, model: dict[str, Any], path: str = "") -> dict[str, Any]:
         """Save a file or one chunk of it; what the lab is told of the file."""
-        async with self._turn(path):
+        async with self._lock(path):
             if model.get("chunk") is None:
                 return await super().save(model, path)
             return await self._save_chunk(model, path.strip("/"))
 
     async def rename_file(self, old_path: str, new_path: str) -> None:
         """Rename a file once its saves are through."""
-        async with self._turn(old_path):
+        async with self._lock(old_path):
             await super().rename_file(old_path, new_path)
 
     async def delete_file(self, path: str) -> None:
         """Delete a file once its saves are through."""
-        async with self._turn(path):
+        async with self._lock(path):
             await super().delete_file(path)
 
     async def create_checkpoint(self, path: str) -> dict[str, Any] | None:
@@ -114,14 +114,14 @@ class AtomicContents(AsyncLargeFileManager):
         try:
             return await super().create_checkpoint(path)
         except OSError as error:
-            if not self._turn(path).locked():
+            if not self._lock(path).locked():
                 raise
             self.log.warning("%s is saved; it has no checkpoint: %s", path, error.strerror)
             return None
 
     async def restore_checkpoint(self, checkpoint_id: str, path: str) -> None:
         """Put a checkpoint in the file's place once its saves are through."""
-        async with self._turn(path):
+        async with self._lock(path):
             await super().restore_checkpoint(checkpoint_id, path)
 
     async def _save_chunk(self, model: dict[str, Any], path: str) -> dict[str, Any]:
@@ -134,17 +134,17 @@ class AtomicContents(AsyncLargeFileManager):
         try:
             await self._save_large_file(str(upload.aside), model["content"], model.get("format"))
             if chunk == _LAST_CHUNK:
-                with _replacing(place) as new:
+                with _rewriting(place) as new:
                     upload.aside.replace(new)
         except Exception as error:
-            self._forget(place)
+            self._drop_upload(place)
             if isinstance(error, OSError):
                 raise HTTPError(500, f"{path} could not be uploaded: {error.strerror}") from error
             raise
         upload.chunks += 1
         upload.last = time.monotonic()
         if chunk == _LAST_CHUNK:
-            self._forget(place)
+            self._drop_upload(place)
             self.run_post_save_hooks(model=model, os_path=place)
             self.emit(data={"action": "save", "path": path})
         if Path(place).exists():
@@ -155,18 +155,18 @@ class AtomicContents(AsyncLargeFileManager):
     def _begin_upload(self, place: str, path: str) -> _Upload:
         """Claim the name for a new upload: chunks do not say whose they are, so two at once would mix."""
         for other in [place for place, upload in self._uploads.items() if upload.silent_s() > _UPLOAD_FORGOTTEN_S]:
-            self._forget(other)
+            self._drop_upload(other)
         before = self._uploads.get(place)
         if before and (wait := _UPLOAD_ALIVE_S - before.silent_s()) > 0:
             raise HTTPError(
                 409,
                 f"an upload of {path} is going on already; if it is one that broke off, try again in {wait:.0f} s",
             )
-        self._forget(place)
+        self._drop_upload(place)
         upload = self._uploads[place] = _Upload(beside(Path(place)))
         return upload
 
-    def _forget(self, place: str) -> None:
+    def _drop_upload(self, place: str) -> None:
         if upload := self._uploads.pop(place, None):
             upload.aside.unlink(missing_ok=True)
 

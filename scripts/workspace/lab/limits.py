@@ -43,24 +43,25 @@ def guard(app: "ServerApp") -> None:
     server.conn_params.header_timeout = _NEXT_REQUEST_WITHIN_S
     server.conn_params.body_timeout = _STRANGERS_SEND_WITHIN_S
     server.conn_params.max_body_size = _STRANGERS_LARGEST
-    server.request_callback = _Doorkeeper(app.web_app)
+    server.request_callback = _BodyLimits(app.web_app)
     PeriodicCallback(shorten_log, _LOG_CHECKED_EVERY_S * 1000).start()
 
 
-class _Doorkeeper(httputil.HTTPServerConnectionDelegate):
+class _BodyLimits(httputil.HTTPServerConnectionDelegate):
     """Asks who it is that sends a large body before the body is read; the stock server asks afterwards."""
 
     def __init__(self, application: Any) -> None:  # noqa: ANN401  (the server's, or a test's)
         self._application = application
 
-    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> "_Request":
-        return _Request(self._application, self._application.start_request(server_conn, request_conn), request_conn)
+    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> "_LimitedRequest":
+        delegate = self._application.start_request(server_conn, request_conn)
+        return _LimitedRequest(self._application, delegate, request_conn)
 
     def on_close(self, server_conn: object) -> None:
         self._application.on_close(server_conn)
 
 
-class _Request(httputil.HTTPMessageDelegate):
+class _LimitedRequest(httputil.HTTPMessageDelegate):
     def __init__(self, application: Any, delegate: httputil.HTTPMessageDelegate, connection: Any) -> None:  # noqa: ANN401
         self._application, self._delegate, self._connection = application, delegate, connection
 
@@ -74,7 +75,7 @@ class _Request(httputil.HTTPMessageDelegate):
                 self._connection.set_body_timeout(None)
                 self._connection.set_max_body_size(max(size, LARGEST_SAVE))
                 if size > LARGEST_SAVE:
-                    self._delegate = self._application.get_handler_delegate(request, _TooLarge)
+                    self._delegate = self._application.get_handler_delegate(request, _TooLargeHandler)
         done = self._delegate.headers_received(start_line, headers)
         if done is not None:
             await done
@@ -90,7 +91,7 @@ class _Request(httputil.HTTPMessageDelegate):
 
 
 @stream_request_body
-class _TooLarge(APIHandler):
+class _TooLargeHandler(APIHandler):
     """Lets a body that is too large arrive, keeping none of it: browsers hear no answer while they send."""
 
     def data_received(self, chunk: bytes) -> None:
@@ -107,7 +108,7 @@ class _TooLarge(APIHandler):
     post = patch = put
 
 
-class PatientTerminals(TerminalManager):
+class FlowControlledTerminals(TerminalManager):
     """Reads from a terminal's program only as fast as the browser takes it, as ssh does.
 
     The stock manager keeps in memory whatever was not sent yet. A browser that takes nothing for a minute is let go.
@@ -142,17 +143,17 @@ def _stream(client: Any) -> Any:  # noqa: ANN401
     return client.ws_connection and client.ws_connection.stream
 
 
-class KernelsThatWait(AsyncMappingKernelManager):
+class BoundedBufferKernels(AsyncMappingKernelManager):
     """Keeps what kernels say while no browser listens, but no more than the last of it: the stock manager keeps all."""
 
     def start_buffering(self, kernel_id: str, session_key: str, channels: dict[str, Any]) -> None:
         """Keep messages from now on until a browser is back."""
         super().start_buffering(kernel_id, session_key, channels)
         if kernel_id in self._kernel_buffers:
-            self._kernel_buffers[kernel_id]["buffer"] = _Last()
+            self._kernel_buffers[kernel_id]["buffer"] = _BoundedBuffer()
 
 
-class _Last(deque):
+class _BoundedBuffer(deque):
     """The last messages, of so many bytes in all; how a cell ended is among them."""
 
     _size = 0

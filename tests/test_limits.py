@@ -5,6 +5,9 @@ import contextlib
 import http.client
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import websocket
-from labs import Lab, NativeServer, wait_until
+from labs import REPOSITORY, Lab, NativeServer, wait_until
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 from workspace.lab import limits
@@ -180,6 +183,17 @@ def test_last_messages_are_kept_and_the_first_go() -> None:
     for number in range(40):
         kept.append(("iopub", [b"header", bytes([number]) * (1 << 20)]))
     assert [message[1][1][0] for message in kept] == list(range(25, 40))
+
+
+def test_load_is_measured_and_a_load_that_is_unknown_refused() -> None:
+    def bench(load: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, REPOSITORY / "scripts/bench", "load", "--only", load]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    measured = bench("lines")
+    assert measured.returncode == 0, measured.stderr
+    assert re.search(r"\| 100,000 lines from one cell: \S+ characters of them arrive +\| \d+", measured.stdout)
+    assert bench("nothing").returncode == 2
 
 
 # --- the log ---

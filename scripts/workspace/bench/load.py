@@ -25,7 +25,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.terminal import StatusLine
 from workspace.base.waiting import wait_until
-from workspace.bench.measuring import Table
+from workspace.bench.measuring import Table, free_port
 from workspace.lab import serve
 
 _STARTS_WITHIN_S = 120
@@ -269,7 +269,7 @@ def _server(folder: Path) -> Any:  # noqa: ANN401
     """A server in `folder`, on a port of its own, ended afterwards."""
     import psutil
 
-    token, log, port = secrets.token_hex(32), folder / "log", _free_port()
+    token, log, port = secrets.token_hex(32), folder / "log", free_port()
     own = {f"WORKSPACE_{name.upper()}": str(folder / name) for name in ("work", "data", "state", "secrets")}
     own |= {"JUPYTER_TOKEN": token, "JUPYTER_RUNTIME_DIR": str(folder / "r"), "JUPYTER_CONFIG_DIR": str(folder / "c")}
     command = [sys.executable, str(places.REPOSITORY / "scripts" / "serve"), "--ip", "127.0.0.1", "--port", str(port)]
@@ -284,12 +284,6 @@ def _server(folder: Path) -> Any:  # noqa: ANN401
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _listens(port: int) -> bool:

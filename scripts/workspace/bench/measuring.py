@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 import statistics
 import subprocess
 import time
@@ -54,6 +55,13 @@ def medians(costs: Iterable[Cost]) -> Cost:
 def each(few: Cost, many: Cost, count: int) -> Cost:
     """What each of the `count` did that `many` has beyond `few`."""
     return Cost((many.seconds - few.seconds) / count, (many.cpu - few.cpu) / count)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Table:

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
-from workspace.bench.measuring import Clock, Table
+from workspace.bench.measuring import Clock, Table, free_port
 from workspace.host import compose, engine
 
 _TOKEN = secrets.token_hex(32)
@@ -68,19 +67,13 @@ def _engine_answers() -> bool:
 def _measure(start: Start) -> tuple[float, float, float]:
     """Seconds to the first answer and to a kernel's, and CPU seconds in all."""
     with tempfile.TemporaryDirectory(prefix="bench-start-", ignore_cleanup_errors=True) as folder:
-        port, clock, begun = _free_port(), Clock(), time.perf_counter()
+        port, clock, begun = free_port(), Clock(), time.perf_counter()
         with start(port, Path(folder)) as cpu_seconds:
             if not wait_until(lambda: _answers(port), _WITHIN_S, every_s=0.02):
                 raise UserError(f"the server does not answer within {_WITHIN_S} s")
             first = time.perf_counter() - begun
             _run_in_a_kernel(port)
             return first, time.perf_counter() - begun, cpu_seconds() + clock.look().cpu
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _answers(port: int) -> bool:

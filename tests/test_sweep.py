@@ -364,6 +364,14 @@ def test_a_sweep_in_the_background_is_listed_with_its_progress_and_stopped_by_it
     assert "not at work" in command(tmp_path, "runs", "stop", "long").stderr
 
 
+def test_why_a_sweep_in_the_background_failed_is_in_the_list(tmp_path: Path) -> None:
+    notebook(tmp_path / "fails.ipynb", "raise ValueError('no luck')")
+    begun = command(tmp_path, "sweep", "fails.ipynb", "-p", "x=1", "-o", "runs/bad", "--background")
+    assert begun.returncode == 0, begun.stderr
+    listed = wait_until(lambda: re.search("^bad .*no luck.*", command(tmp_path, "runs", "list").stdout, re.MULTILINE))
+    assert "0 of 1 done, 1 failed: 1 of 1 runs failed, the first with: ValueError: no luck" in listed.group()
+
+
 def test_time_left_counts_down_while_the_last_run_goes_on() -> None:
     left = TimeLeft()
     assert left.told(3, 1, now=0) == ""
@@ -372,7 +380,7 @@ def test_time_left_counts_down_while_the_last_run_goes_on() -> None:
     assert [left.told(1, 1, now=now) for now in (10, 16, 21)] == [
         "about 10 s left",
         "about 4 s left",
-        "longer than the others",
+        "longer than expected",
     ]
 
 

@@ -58,13 +58,14 @@ def _sweep_line(folder: Path, known: list[folders.Run]) -> tuple[str, ...]:
         sweep = SweepRecord.read(folder) or SweepRecord()
     except UserError:
         return folder.name, folders.UNREADABLE, "", ""
-    ended = Counter(run.status for run in known if run.finished and run.folder.parent == folder)
-    done = ended[folders.COMPLETED]
-    failed = ended.total() - done
+    statuses = Counter(run.status for run in known if run.finished and run.folder.parent == folder)
+    done = statuses[folders.COMPLETED]
+    failed = statuses.total() - done
     at_work = sweep_record.at_work(folder)
     status = folders.RUNNING if at_work else folders.COMPLETED if done >= sweep.planned else "not finished"
     of = f" of {sweep.planned}" if sweep.planned else ""  # an older workspace did not say
-    return folder.name, status, _minute(sweep.started), f"{done}{of} done" + (f", {failed} failed" if failed else "")
+    ended = f"{done}{of} done" + (f", {failed} failed" if failed else "")
+    return folder.name, status, _minute(sweep.started), ": ".join(filter(None, [ended, sweep.error]))
 
 
 def _as_json(run: folders.Run) -> dict[str, object]:

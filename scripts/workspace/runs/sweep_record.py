@@ -38,6 +38,7 @@ class SweepRecord:
     started: str = ""  # in UTC, the last time
     host: str = ""
     pid: int | None = None
+    error: str | None = None  # why it ended before its time, or what came of its runs, in one line
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -4,6 +4,7 @@ There is no state but the folder: sweep.json says what it is about, beside it st
 sweep began, and each completed run has a folder of its own.
 """
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -131,6 +132,7 @@ class Sweep:
         self._done = self._failed = 0
         self._time_left = TimeLeft()
         self._chooser: tpe.Chooser | None = None
+        self._record: SweepRecord | None = None
         self._cancel = threading.Event()
 
     def make(self, begun: Callable[[str], None] | None = None) -> int:
@@ -139,7 +141,11 @@ class Sweep:
         `begun` is told how to follow it, once it is under way. Raises UserError, and OSError where the disk is full.
         """
         with claimed(self.folder):
-            return self._make(begun)
+            try:
+                return self._make(begun)
+            except (UserError, OSError) as error:
+                self._keep(error)
+                raise
 
     def report(self) -> int:
         """Rank and report what there is: 0, or 1 where there is nothing. Raises UserError where runs failed."""
@@ -243,7 +249,7 @@ class Sweep:
             self._notebook = replace(self._notebook, path=source)
         with replacing(copy) as new:
             new.write_text(self._notebook.text, encoding="utf-8")
-        SweepRecord(
+        self._record = SweepRecord(
             notebook=str(source),
             notebook_digest=self._notebook.digest,
             metric=self._metric.name,
@@ -254,7 +260,14 @@ class Sweep:
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
             pid=os.getpid(),
-        ).write(self.folder)
+        )
+        self._record.write(self.folder)
+
+    def _keep(self, error: Exception) -> None:
+        """Write down why it ended: nobody may have been looking."""
+        if self._record:
+            with contextlib.suppress(OSError):
+                replace(self._record, error=str(error)).write(self.folder)
 
     def _tell_if_source_moved_on(self) -> None:
         try:
@@ -417,7 +430,7 @@ class TimeLeft:
             # When one ends, those beside it are half done on average, and those of a full set began with it.
             self._left, self._end = left, now + each * max(1, left - (running - 1) / 2) / running
         rest = self._end - now
-        return f"about {duration(rest)} left" if rest > 0 else "longer than the others"
+        return f"about {duration(rest)} left" if rest > 0 else "longer than expected"
 
 
 def _completed(place: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ class Chooser:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self._states = optuna, optuna.trial.TrialState
         self._count, self._seed = count, seed
-        self._distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
+        with warnings.catch_warnings(action="ignore"):  # of values that no file could hold; there is none
+            self._distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
         self._study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self._chosen: set[str] = set()
         self._asked: dict[str, Any] = {}

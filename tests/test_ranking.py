@@ -34,6 +34,21 @@ def test_runs_that_differ_by_their_seed_are_one_entry_and_the_luckiest_seed_wins
     assert (other.mean, len(other.rows)) == (0.5, 2)
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.60005, 0.59995), "0.6 ± 0.0001"),
+        ((0.0, 0.0), "0 ± 0"),
+        ((-0.5, 0.5), "0 ± 0.71"),
+        ((1e-6, 3e-6), "2e-06 ± 1.4e-06"),
+        ((1000, 3000), "2000 ± 1400"),
+    ],
+)
+def test_a_spread_is_shown_as_far_as_its_mean_is(values: tuple, shown: str) -> None:
+    [entry] = ranking.entries(seeds(8, *values), ACCURACY)
+    assert str(entry) == f"{shown} of 2 seeds"
+
+
 def test_the_same_seed_again_or_another_notebook_is_an_entry_of_its_own() -> None:
     again = [row("a", seed=1, width=8), row("b", seed=1, width=8), row("c", seed=2, width=8)]
     assert [entry.name for entry in ranking.entries(again, ACCURACY)] == ["a c", "b"]

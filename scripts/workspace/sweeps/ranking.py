@@ -142,7 +142,11 @@ class Entry:
         if self.mean is None:
             return ""
         several = f" of {len(self.values)} seeds" if len(self.values) > 1 else ""
-        return f"{self.mean:.4g}{'' if self.spread is None else f' ± {self.spread:.2g}'}{several}"
+        if self.spread is None:
+            return f"{self.mean:.4g}{several}"
+        last = 3 - math.floor(math.log10(abs(self.mean))) if self.mean else 4  # the place of the mean's last digit
+        spread = float(f"{round(self.spread, last):.2g}")
+        return f"{self.mean:.4g} ± {spread:.6g}{several}"
 
 
 def row(run: Run, metric: str) -> Row:

@@ -41,11 +41,19 @@ def test_gpu_overlay_changes_only_wheels_tag_and_device() -> None:
     assert gpu["image"] == "pytorch-workspace:cuda"
     assert gpu["build"]["args"]["WHEELS"] == "cuda"
     [device] = gpu["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", -1, ["gpu"])
+    assert (device["driver"], device["device_ids"], device["capabilities"]) == ("nvidia", ["all"], ["gpu"])
+    assert gpu["environment"].pop("CUDA_VISIBLE_DEVICES", None) is None
     for service in (cpu, gpu):
         del service["image"], service["build"]["args"]["WHEELS"]
     del gpu["deploy"]
     assert gpu == {name: value for name, value in cpu.items() if name != "deploy"}
+
+
+def test_which_gpus_is_one_variable_and_cuda_s_own_is_passed() -> None:
+    files = ("docker-compose.yml", "docker-compose.gpu.yml")
+    gpu = configuration(*files, WORKSPACE_GPUS="0,2", CUDA_VISIBLE_DEVICES="1")
+    assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["0,2"]
+    assert gpu["environment"]["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_gpu_overlay_stays_short() -> None:
@@ -84,7 +92,8 @@ def test_folder_with_a_colon_is_refused_in_one_line(checkout: Path, engine: None
 
 
 def test_every_setting_is_listed_in_the_example() -> None:
-    used = set(re.findall(r"\$\{(\w+)", (REPOSITORY / "docker-compose.yml").read_text()))
+    files = [REPOSITORY / "docker-compose.yml", REPOSITORY / "docker-compose.gpu.yml"]
+    used = {name for file in files for name in re.findall(r"\$\{(\w+)", file.read_text())}
     listed = set(re.findall(r"^#(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
     assert used - {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"} <= listed  # the machine's own
 

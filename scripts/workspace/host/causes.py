@@ -60,6 +60,11 @@ _CAUSES = (  # the first that matches counts
     ),
     Cause(
         Kind.GPU,
+        r"nvidia-container-cli: device error",
+        "WORKSPACE_GPUS names a GPU that this machine does not have; `nvidia-smi -L` lists them",
+    ),
+    Cause(
+        Kind.GPU,
         r"could not select device driver|unknown or invalid runtime name: nvidia|unresolvable CDI devices"
         r"|no known GPU vendor found",
         "Docker cannot reach a GPU: this machine has none, or the NVIDIA Container Toolkit (1.17.8 or newer) is not "

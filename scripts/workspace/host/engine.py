@@ -51,11 +51,12 @@ def require() -> None:
 
 
 def require_gpu() -> None:
-    """Ask the engine for a GPU before anything large is downloaded. Raises UserError with the cause."""
+    """Ask the engine for the GPUs before anything large is downloaded. Raises UserError with the cause."""
     empty = subprocess.run(["docker", "import", "-"], input=b"\0" * 10240, capture_output=True, check=False)
     image = empty.stdout.decode().strip()
     # There is nothing to run in an empty image; only a failure to hand over the GPU comes before that is noticed.
-    tried = _run("run", "--rm", "--gpus=all", image, "nothing")
+    gpus = settings.get("WORKSPACE_GPUS") or "all"
+    tried = _run("run", "--rm", f'--gpus="device={gpus}"', image, "nothing")
     _run("image", "rm", "--force", image)
     if causes.kind(tried.stderr) is causes.Kind.GPU:
         raise UserError(causes.explain(tried.stderr))

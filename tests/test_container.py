@@ -136,6 +136,16 @@ def test_workspace_of_another_checkout_is_neither_stopped_nor_taken_for_this_one
     assert container.healthy()
 
 
+def test_container_made_for_one_command_is_not_taken_for_the_workspace(fresh: Container) -> None:
+    run = ["docker", "compose", "run", "--rm", "--detach", "--no-deps", "workspace", "sleep", "600"]
+    once = fresh.command(*run).stdout.strip()
+    try:
+        assert fresh.command("scripts/link").returncode == 1
+        assert fresh.start().get("/api").ok
+    finally:
+        fresh.command("docker", "rm", "--force", once)
+
+
 def test_paused_container_is_said_to_be_paused(fresh: Container) -> None:
     fresh.start()
     assert fresh.command("docker", "compose", "pause").returncode == 0

@@ -61,6 +61,12 @@ def test_line_that_only_compose_understands_is_refused_and_named(dotenv: Path, t
     assert settings.get("B") == "fine"
 
 
+def test_file_that_is_no_text_is_one_line(dotenv: Path) -> None:
+    dotenv.write_text("A=x\n", "utf-16")
+    with pytest.raises(UserError, match="not text in UTF-8"):
+        settings.get("A")
+
+
 def test_environment_goes_before_the_file_even_where_it_is_empty(dotenv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dotenv.write_text("A=file\n")
     monkeypatch.setenv("A", "")

@@ -46,6 +46,9 @@ def _dotenv(name: str) -> str | None:
 @functools.cache
 def _lines() -> dict[str, tuple[int, str]]:
     """Each name's last line in `.env`: its number and what follows the name."""
-    lines = FILE.read_text("utf-8-sig").splitlines() if FILE.exists() else []
+    try:
+        lines = FILE.read_text("utf-8-sig").splitlines() if FILE.exists() else []
+    except UnicodeDecodeError as error:
+        raise UserError(f"{FILE} is not text in UTF-8; save it as that", cli.BAD_INPUT) from error
     found = (re.match(r"\s*(?:export\s+)?(\w+)\s*[=:]\s*(.*)", line) for line in lines)
     return {match[1]: (number, match[2]) for number, match in enumerate(found, start=1) if match}

@@ -57,14 +57,14 @@ class Workspace:
 
     def running(self) -> dict[str, Any] | None:
         """The running container as `docker compose ps` describes it, or None. Raises UserError where it is paused."""
-        [container] = self._ps(SERVICE) or [{"State": "absent"}]
+        container = next(iter(self._ps(SERVICE)), {"State": "absent"})
         if container["State"] == "paused":
             raise UserError(f"the workspace is paused; `docker unpause {container['Name']}` lets it go on")
         return container if container["State"] == "running" else None
 
     def require_ours(self) -> None:
         """Raise UserError where what runs was started from another checkout, which has it by the same name."""
-        [container] = self._ps(SERVICE)
+        container = self._ps(SERVICE)[0]
         label = '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
         command = ["docker", "inspect", "--format", label, container["ID"]]
         folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -114,7 +114,7 @@ class Workspace:
 
     def rotate_token(self) -> None:
         """Change the token of the running workspace and restart it. Raises UserError where that cannot be done."""
-        [container] = self._ps(SERVICE)
+        container = self._ps(SERVICE)[0]
         inspected = subprocess.run(
             ["docker", "inspect", "--format", "{{json .Mounts}}", container["ID"]],
             capture_output=True,
@@ -265,7 +265,9 @@ class Workspace:
         if listed.returncode:
             raise UserError(self._cause(listed.stderr))
         containers = [json.loads(line) for line in listed.stdout.splitlines()]
-        return [container for container in containers if service in (None, container["Service"])]
+        # One that was made for a single command, such as scripts/data, is not the workspace.
+        lasting = [each for each in containers if "com.docker.compose.oneoff=True" not in each["Labels"]]
+        return [container for container in lasting if service in (None, container["Service"])]
 
     def _cause(self, said: str) -> str:
         return causes.explain(said, self.port())

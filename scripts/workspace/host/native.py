@@ -106,7 +106,7 @@ def _is_held() -> bool:
     """Whether a server lives that holds the record: another process that has its number by now does not."""
     with _RECORD.open() as record:
         try:
-            fcntl.flock(record, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False

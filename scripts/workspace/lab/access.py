@@ -94,10 +94,11 @@ def _read(file: Path) -> str | None:
         return None
     except PermissionError as error:
         uid = os.getuid()
-        raise UserError(
-            f"the token file {file} cannot be read by uid {uid}. On the host: chown {uid} the file and its folder",
-            REFUSED,
-        ) from error
+        if not os.access(file.parent, os.X_OK):
+            why = f", if there is one: nor its folder. On the host: chown {uid} both, or chmod 755 the folder"
+        else:
+            why = f". On the host: chown {uid} it"
+        raise UserError(f"the token file {file} cannot be read by uid {uid}{why}", REFUSED) from error
     except UnicodeDecodeError as error:
         raise _refusal(str(file), "is not text") from error
     except OSError as error:

@@ -32,7 +32,9 @@ ACCESS = "scripts/workspace/lab/access.py"
 SETTINGS = "docker/jupyter_server_config.py"
 SERVE = "scripts/workspace/lab/serve.py"
 ARCHIVE = "scripts/workspace/lab/archive.py"
+CONTENTS, FILES = "scripts/workspace/lab/contents.py", "scripts/workspace/base/files.py"
 RANKING, SWEEP = "scripts/workspace/sweeps/ranking.py", "scripts/workspace/sweeps/sweep.py"
+BACKUP, SAVED, BOUNDS = "tests/test_backup.py -k ", "tests/test_contents.py -k ", "tests/test_limits.py -k "
 IN_SERVER, ATTACKS = "tests/test_server.py", "tests/test_hardening.py -k native and "
 
 MUTANTS = [
@@ -78,10 +80,62 @@ MUTANTS = [
         ARCHIVE,
         "    if listed is None:\n",
         "    if False:\n",
-        "tests/test_backup.py -k not_right",
+        BACKUP + "not_right",
     ),
-    Mutant("a backup that climbs out", ARCHIVE, 'or ".." in parts ', "", "tests/test_backup.py -k not_right"),
-    Mutant("a backup with devices", ARCHIVE, " or not member.isreg()", "", "tests/test_backup.py -k not_right"),
+    Mutant("a backup that climbs out", ARCHIVE, 'or ".." in parts ', "", BACKUP + "not_right"),
+    Mutant("a backup with devices", ARCHIVE, " or not member.isreg()", "", BACKUP + "not_right"),
+    Mutant("a backup without a word", ARCHIVE, "onerror=refused", "onerror=None", BACKUP + "cannot_be_read"),
+    Mutant(
+        "a backup of a moving file", ARCHIVE, "if _same(path.lstat(), before):", "if True:", BACKUP + "changes_while"
+    ),
+    Mutant(
+        "a restore cut short",
+        ARCHIVE,
+        "os.link(there, kept, follow_symlinks=False)",
+        "os.rename(there, kept)",
+        BACKUP + "killed_at",
+    ),
+    Mutant(
+        "saves that overtake",
+        CONTENTS,
+        "self._locks.setdefault(self._place(path), asyncio.Lock())",
+        "asyncio.Lock()",
+        SAVED + "saves_of_one",
+    ),
+    Mutant("a long name", FILES, "UNFINISHED + secrets.token_hex(8)", 'f".{file.name}.new"', SAVED + "long"),
+    Mutant(
+        "a checkpoint in place",
+        CONTENTS,
+        "super()._copy(src, str(new))",
+        "super()._copy(src, dest)",
+        SAVED + "full_disk",
+    ),
+    Mutant(
+        "an upload in place",
+        CONTENTS,
+        "self._save_large_file(str(upload.aside)",
+        "self._save_large_file(place",
+        SAVED + "upload",
+    ),
+    Mutant("uploads that mix", CONTENTS, "if before and (wait :=", "if False and (wait :=", SAVED + "two_uploads"),
+    Mutant("what a kill leaves", SERVE, "    remove_unfinished(places.work())\n", "", SAVED + "killed"),
+    Mutant(
+        "a stranger's gigabyte", SETTINGS, "app.io_loop.add_callback(limits.guard, app)", "pass", BOUNDS + "stranger"
+    ),
+    Mutant(
+        "an unread terminal", SETTINGS, "c.TerminalsExtensionApp.terminal_manager_class", "_", BOUNDS + "program_in"
+    ),
+    Mutant("a cell nobody reads", SETTINGS, "c.ServerApp.kernel_manager_class", "_", BOUNDS + "kernel_says"),
+    Mutant(
+        "a large picture", SETTINGS, '"websocket_max_message_size": limits.LARGEST_MESSAGE,', "", BOUNDS + "picture"
+    ),
+    Mutant(
+        "a start that frightens",
+        SETTINGS,
+        'warnings.filterwarnings("ignore"',
+        'warnings.filterwarnings("default"',
+        IN_SERVER + " -k frightens",
+    ),
     Mutant(
         "another archive of images",
         "scripts/lesson/download.py",

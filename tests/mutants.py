@@ -84,7 +84,7 @@ MUTANTS = [
     ),
     Mutant("a backup that climbs out", ARCHIVE, 'or ".." in parts ', "", BACKUP + "not_right"),
     Mutant("a backup with devices", ARCHIVE, " or not member.isreg()", "", BACKUP + "not_right"),
-    Mutant("a backup without a word", ARCHIVE, "onerror=refused", "onerror=None", BACKUP + "cannot_be_read"),
+    Mutant("a backup without a word", ARCHIVE, "onerror=cannot_read", "onerror=None", BACKUP + "cannot_be_read"),
     Mutant(
         "a backup of a moving file", ARCHIVE, "if _same(path.lstat(), before):", "if True:", BACKUP + "changes_while"
     ),

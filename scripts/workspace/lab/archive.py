@@ -22,7 +22,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -32,15 +32,11 @@ from workspace.base.cli import UserError
 from workspace.base.files import UNFINISHED, replacing
 
 _LIST = "sha256.json"
+_SEEDED = "state/seeded.json"
 _STAGING = ".restoring-"
 _LOCK = "restore.lock"
 _PIECE = 1 << 20
 _TRIES = 5
-
-
-def _sources() -> dict[str, Path]:
-    """What is kept, by its name in the archive."""
-    return {"work": places.work(), "state/seeded.json": places.state() / "seeded.json"}
 
 
 @dataclass
@@ -84,25 +80,24 @@ def write(stream: BinaryIO) -> None:
 
 
 def _paths(left_out: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """Everything that is kept, but for folders, which are walked; those that cannot be are added to `left_out`."""
-    for kept, path in _sources().items():
+    """All but folders that is to be kept, by its name in the archive; folders that cannot be read go to `left_out`."""
 
-        def name(inside: str | Path, kept: str = kept, path: Path = path) -> str:
-            return f"{kept}/{Path(inside).relative_to(path)}"
+    def name(path: str | Path) -> str:
+        return f"work/{Path(path).relative_to(places.work())}"
 
-        def refused(error: OSError, name: Callable = name) -> None:
-            if not isinstance(error, FileNotFoundError):  # deleted meanwhile
-                left_out[name(error.filename)] = error.strerror
+    def cannot_read(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted meanwhile
+            left_out[name(error.filename)] = error.strerror
 
-        if path.is_file():
-            yield kept, path
-            continue
-        for folder, folders, files in os.walk(path, onerror=refused):
-            links = [Path(folder, entry) for entry in folders if Path(folder, entry).is_symlink()]
-            folders[:] = sorted(entry for entry in folders if not entry.startswith((_STAGING, UNFINISHED)))
-            kept_files = (Path(folder, file) for file in files if not file.startswith(UNFINISHED))
-            for inside in sorted([*kept_files, *links]):
-                yield name(inside), inside
+    for folder, folders, files in os.walk(places.work(), onerror=cannot_read):
+        links = [entry for entry in folders if Path(folder, entry).is_symlink()]
+        folders[:] = sorted(entry for entry in folders if not entry.startswith((_STAGING, UNFINISHED)))
+        for entry in sorted([*files, *links]):
+            if not entry.startswith(UNFINISHED):
+                yield name(Path(folder, entry)), Path(folder, entry)
+    seeded = places.state() / Path(_SEEDED).name
+    if seeded.exists():
+        yield _SEEDED, seeded
 
 
 def _same(now: os.stat_result, before: os.stat_result) -> bool:
@@ -258,7 +253,7 @@ def _list(content: Iterator[bytes]) -> Contents:
 
 def _require_harmless(member: tarfile.TarInfo) -> None:
     parts = Path(member.name).parts
-    known = member.name in (_LIST, "state/seeded.json") or (parts[:1] == ("work",) and len(parts) > 1)
+    known = member.name in (_LIST, _SEEDED) or (parts[:1] == ("work",) and len(parts) > 1)
     if not known or ".." in parts or not member.isreg():
         raise UserError(f"this is no backup of a workspace: it has {member.name!r} in it; nothing was changed")
 

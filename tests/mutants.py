@@ -33,6 +33,7 @@ SETTINGS = "docker/jupyter_server_config.py"
 SERVE = "scripts/workspace/lab/serve.py"
 ARCHIVE = "scripts/workspace/lab/archive.py"
 CONTENTS, FILES = "scripts/workspace/lab/contents.py", "scripts/workspace/base/files.py"
+RUNS, RUN = "scripts/workspace/runs/", "tests/test_run.py -k "
 RANKING, SWEEP = "scripts/workspace/sweeps/ranking.py", "scripts/workspace/sweeps/sweep.py"
 BACKUP, SAVED, BOUNDS = "tests/test_backup.py -k ", "tests/test_contents.py -k ", "tests/test_limits.py -k "
 IN_SERVER, ATTACKS = "tests/test_server.py", "tests/test_hardening.py -k native and "
@@ -210,6 +211,13 @@ MUTANTS = [
         "is not None:",
         "tests/test_sweep.py -k under_nohup",
     ),
+    Mutant("a folder that is claimed", RUNS + "claims.py", "if not record.sweep:", "if False:", RUN + "start_at_once"),
+    Mutant("a cell with widgets", RUNS + "kernels.py", "self.socket.get(zmq.EVENTS)", "pass", RUN + "widgets"),
+    Mutant("a cell at its limit", RUNS + "execution.py", "raise CellTimeoutError  #", "pass  #", RUN + "widgets"),
+    Mutant("output that is not read yet", RUNS + "kernels.py", "if self.ipykernel", "if False", RUN + "arrives"),
+    Mutant("an injected value", RUNS + "notebook.py", "in self.injected.items()", "in ()", RUN + "injected_before"),
+    Mutant("metrics that are none", RUNS + "json_files.py", "if not stat.S_ISREG(", "if not (", RUN + "that_are_none"),
+    Mutant("drawn shapes", RUNS + "folders.py", '"on drawn shapes" if', '"" if', RUN + "substitute"),
     Mutant(
         "a sweep with an odd name",
         "scripts/workspace/sweeps/report.ipynb",

@@ -20,7 +20,7 @@ from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
-from workspace.runs import execution, folders, kernels, notebook_parameters
+from workspace.runs import claims, execution, folders, kernels, notebook_parameters
 from workspace.runs.notebook import Notebook
 
 
@@ -163,9 +163,9 @@ def test_a_result_whose_place_was_taken_meanwhile_is_kept_beside_it(tmp_path: Pa
 def test_only_the_same_run_of_a_sweep_is_not_kept_twice(tmp_path: Path, x: int, kept: list[str]) -> None:
     records = [folders.Record(sweep="sweep", notebook_digest="same", given={"x": given}) for given in (1, x)]
     with ExitStack() as stack:
-        at_work = [stack.enter_context(folders.working(tmp_path / "out", record)) for record in records]
+        at_work = [stack.enter_context(claims.working(tmp_path / "out", record)) for record in records]
         for (hidden, folder), record in zip(at_work, records, strict=True):
-            folders.publish(hidden, folder, record)
+            claims.publish(hidden, folder, record)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == kept
 
 

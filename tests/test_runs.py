@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY, wait_until
 from small import command, notebook
-from workspace.runs import folders
+from workspace.runs import claims, folders
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_run_that_is_removed_can_be_taken_back(several: Path) -> None:
 
 
 def test_a_run_at_work_is_not_removed(several: Path) -> None:
-    with folders.working(several / "runs/busy", folders.Record()):
+    with claims.working(several / "runs/busy", folders.Record()):
         done = command(several, "runs", "rm", "busy", "--yes")
         assert (done.returncode, "busy is running" in done.stderr) == (2, True)
     assert command(several, "runs", "rm", "busy", "--yes").returncode == 0

@@ -4,20 +4,14 @@ runs/lesson-20261123-231500/           run.json (written last), metrics.json, le
 runs/.lesson-20261123-231500.0f3a9c/   the same while it runs, with state.json; a lock on it says that its process lives
 """
 
-import contextlib
 import difflib
-import errno
 import fcntl
 import glob
-import itertools
 import json
 import os
 import re
 import secrets
-import shutil
-import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +20,7 @@ from typing import Any
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
+from workspace.runs import json_files
 
 TRASH = ".trash"
 """Where runs go that are removed, beside the others."""
@@ -39,12 +34,8 @@ RUNNING, LOST = "running", "lost"
 UNREADABLE = "unreadable"
 """There is a run.json, damaged or of a newer workspace; the record's `error` says which."""
 
-_MOST_BYTES = 10_000_000
-
-_HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{6}")
-
-_CLAIM = "000000"
-"""The end of a hidden folder's name where that folder alone may become the result; elsewhere it is random."""
+HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{6}")
+"""What a run's folder is called while it works."""
 
 SCHEMA = 2
 """The version of run.json: 1, which did not name itself, had no `schema`, `pid` or `notebook_digest` of sources."""
@@ -77,21 +68,19 @@ class Record:
     def read(cls, file: Path) -> "Record":
         """The record in `file`, of this version or an older one; anything else is `unreadable`, and says why."""
         try:
-            return cls(**read_fields(cls(), file))
+            return cls(**json_files.read_fields(cls(), file))
         except ValueError as error:
             return cls(status=UNREADABLE, error=str(error))
 
     def is_of_the_same_job_as(self, other: "Record") -> bool:
         """Whether one of the two is as good as the other: both are the same run of one sweep."""
-        mine, others = (
-            (it.sweep, it.notebook_digest, json.dumps(plain(it.given), sort_keys=True)) for it in (self, other)
-        )
+        mine, others = ((it.sweep, it.notebook_digest, json_files.plain(it.given)) for it in (self, other))
         return bool(self.sweep) and mine == others
 
     def write(self, file: Path) -> None:
         """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
         with replacing(file) as new, new.open("w") as text:
-            json.dump(plain(asdict(self)), text, indent=2)
+            json.dump(json_files.plain(asdict(self)), text, indent=2)
             text.write("\n")
             text.flush()
             os.fsync(text.fileno())
@@ -106,7 +95,7 @@ class Run:
     @property
     def name(self) -> str:
         """What it is called, finished or not."""
-        at_work = _HIDDEN.fullmatch(self.folder.name)
+        at_work = HIDDEN.fullmatch(self.folder.name)
         return at_work[1] if at_work else self.folder.name
 
     @property
@@ -118,7 +107,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether its folder has been published."""
-        return not _HIDDEN.fullmatch(self.folder.name)
+        return not HIDDEN.fullmatch(self.folder.name)
 
     @property
     def notebook(self) -> Path:
@@ -144,7 +133,7 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Any]:
         """What the notebook wrote to curves.json, a list for each quantity; empty where it wrote none."""
-        return _read_or_complain(self.folder / CURVES)[0]
+        return json_files.read_or_complain(self.folder / CURVES)[0]
 
     @property
     def accuracy(self) -> float | None:
@@ -159,7 +148,7 @@ class Run:
 
     @cached_property
     def _metrics(self) -> tuple[dict[str, Any], str]:
-        return _read_or_complain(self.folder / METRICS)
+        return json_files.read_or_complain(self.folder / METRICS)
 
     @cached_property
     def status(self) -> str:
@@ -221,7 +210,7 @@ def require_new(folder: Path) -> None:
     """Raise UserError unless a run may be published as `folder`: its place is free and can be written to."""
     if ".." in folder.parts:
         raise UserError(f"{folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
-    if _HIDDEN.fullmatch(folder.name):
+    if HIDDEN.fullmatch(folder.name):
         raise UserError(f"{folder}: names like this one are for runs at work; choose another -o", cli.BAD_INPUT)
     if folder.exists():
         raise UserError(f"{folder} exists already, and no result is overwritten: choose another -o", cli.BAD_INPUT)
@@ -237,103 +226,11 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"{nearest} cannot be written to, so {folder} cannot be made", cli.BAD_INPUT)
 
 
-@contextlib.contextmanager
-def working(folder: Path, record: Record, *, or_beside: bool = False) -> Iterator[tuple[Path, Path]]:
-    """A hidden folder to make a run in, and the folder that `publish` will make of it; alive until the block ends.
-
-    Nobody else gets the same folder, which is NAME-2, NAME-3 ... `or_beside` it where it is taken. Only the runs of one
-    sweep may be made twice at once: a worker that was given up may still be at work. Raises UserError where the folder
-    is taken, or the disk does not take it.
-    """
-    hidden = _hidden(folder)
-    try:
-        hidden.mkdir(parents=True)
-        record.write(hidden / STATE)
-        with (hidden / STATE).open("r+") as state:  # to write: NFS locks no other
-            fcntl.flock(state, fcntl.LOCK_EX)
-            if not record.sweep:
-                hidden, folder = _claim(hidden, _beside(folder) if or_beside else [folder])
-            yield hidden, folder
-    except OSError as error:
-        raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
-
-
 def remove(run: Run) -> Path:
     """Move a run's folder, or a sweep's, to where it can be taken back from, and return that place."""
     trash = run.folder.parent / TRASH
     trash.mkdir(exist_ok=True)
     return run.folder.rename(trash / f"{run.name}-{secrets.token_hex(3)}")
-
-
-def publish(hidden: Path, folder: Path, record: Record) -> Path:
-    """Make the hidden folder the result: write run.json last, then rename it. Where it is found from then on.
-
-    That is `folder`, unless something else stands there by now: then beside it, for no result is thrown away. Only of a
-    sweep's run that was made twice, the first one stays. Raises OSError where the disk does not take it.
-    """
-    record.write(hidden / RECORD)
-    for place in _beside(folder):
-        try:
-            hidden.rename(place)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-                raise
-            if record.is_of_the_same_job_as(Run(place).record):
-                shutil.rmtree(hidden, ignore_errors=True)
-                return place
-        else:
-            (place / STATE).unlink()
-            return place
-    raise AssertionError("there is always a next name")
-
-
-def _hidden(folder: Path, end: str | None = None) -> Path:
-    return folder.with_name(f".{folder.name}.{end or secrets.token_hex(3)}")
-
-
-def _beside(folder: Path) -> Iterator[Path]:
-    """The folder and those that may stand in for it."""
-    yield folder
-    for number in itertools.count(2):
-        yield folder.with_name(f"{folder.name}-{number}")
-
-
-def _claim(hidden: Path, wanted: Iterable[Path]) -> tuple[Path, Path]:
-    """Take the first of the `wanted` folders that is free, by the name that only one hidden folder can have.
-
-    A folder that is renamed brings its lock along: whoever finds the name taken sees whether its owner lives.
-    """
-    for folder in wanted:
-        claimed = _hidden(folder, _CLAIM)
-        while not folder.exists():
-            try:
-                hidden.rename(claimed)
-            except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                    raise
-                if not _put_aside(claimed):
-                    break
-            else:
-                if not folder.exists():  # a run that ended just now
-                    return claimed, folder
-                hidden = claimed.rename(hidden)
-    shutil.rmtree(hidden)
-    raise UserError(f"{folder} is taken by another run: choose another -o", cli.BAD_INPUT)
-
-
-def _put_aside(remains: Path) -> bool:
-    """Give the remains of a killed run a name of their own; whether there is nothing at their place any more."""
-    state = remains / STATE
-    try:
-        with state.open("r+") as held:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(held.fileno()), state.stat()):  # and not of another run since
-                remains.rename(remains.with_suffix(f".{secrets.token_hex(3)}"))
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        return not remains.exists()
-    return True
 
 
 def is_held(file: Path) -> bool:
@@ -346,64 +243,3 @@ def is_held(file: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def read_fields(plain: Any, file: Path) -> dict[str, Any]:  # noqa: ANN401  (a dataclass)
-    """What a JSON file holds of the fields of `plain`, a dataclass's defaults, `schema` among them.
-
-    Raises ValueError where it is damaged, where a field has another type than in `plain`, or the schema is newer.
-    """
-    try:
-        content = {"schema": 1} | _read(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    known = {item.name: content[item.name] for item in fields(plain) if item.name in content}
-    for name, value in known.items():
-        expected = getattr(plain, name)
-        if expected is not None and not isinstance(value, type(expected)):
-            raise ValueError(f"{file} is damaged: {name} is {value!r}")
-    if known["schema"] > plain.schema:
-        raise ValueError(
-            f"{file} is of a newer workspace (schema {known['schema']}; this one reads {plain.schema}): "
-            "update the workspace"
-        )
-    return known
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OSError or ValueError where there is none.
-
-    Notebooks write what they like: only a regular file of a modest size is read.
-    """
-    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as content:  # no pipe blocks
-        found = os.fstat(content.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no regular file")
-        if found.st_size > _MOST_BYTES:
-            raise ValueError(f"it is larger than {_MOST_BYTES // 1_000_000} MB")
-        try:
-            held = json.loads(content.read(_MOST_BYTES))
-        except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
-    if not isinstance(held, dict):
-        raise ValueError("it holds no object")
-    return held
-
-
-def plain(value: object) -> object:
-    """A value as JSON can hold it: a tuple or a set as a list, and what it has no form for as Python writes it."""
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else repr(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(inner) for inner in value]
-    return value if isinstance(value, str | int | float | None) else repr(value)
-
-
-def _read_or_complain(file: Path) -> tuple[dict[str, Any], str]:
-    """The same, or an empty one and what is wrong; that there is no such file is not wrong."""
-    try:
-        return _read(file), ""
-    except FileNotFoundError:
-        return {}, ""
-    except (OSError, ValueError) as error:
-        return {}, f"{file.name} cannot be read: {error}"

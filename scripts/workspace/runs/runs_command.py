@@ -18,7 +18,7 @@ from workspace.base.cli import UserError
 from workspace.base.terminal import duration
 from workspace.base.waiting import wait_until
 from workspace.host import start
-from workspace.runs import folders, sweep_record
+from workspace.runs import folders, json_files, sweep_record
 from workspace.runs.sweep_record import SweepRecord
 
 _ENDS_WITHIN_S = 30
@@ -70,7 +70,7 @@ def _sweep_line(folder: Path, known: list[folders.Run]) -> tuple[str, ...]:
 
 def _as_json(run: folders.Run) -> dict[str, object]:
     about = {"name": run.full_name, "folder": str(run.folder)} | asdict(run.record) | {"status": run.status}
-    return folders.plain(about | {"caveat": run.caveat, "metrics": run.metrics})
+    return json_files.plain(about | {"caveat": run.caveat, "metrics": run.metrics})
 
 
 def _sweep_as_json(folder: Path) -> dict[str, object]:

@@ -104,27 +104,40 @@ def _run_in_a_kernel(port: int) -> None:
             pass
 
 
+def _scripts_start(port: int, folder: Path, *options: str, **variables: str) -> Path:
+    """Run `scripts/start` from a copy of this checkout, which is returned. Raises UserError where it fails."""
+    left_out = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__")
+    copy = Path(shutil.copytree(places.REPOSITORY, folder / "copy", ignore=left_out))
+    (copy / ".venv").symlink_to(places.REPOSITORY / ".venv")
+    command = [sys.executable, str(copy / "scripts/start"), f"--port={port}", "--bind=127.0.0.1", *options]
+    environment = os.environ | {"JUPYTER_TOKEN": _TOKEN} | variables
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(done.stderr.strip())
+    return copy
+
+
 # --- natively ---
 
 
-def _natively(*command: str, environment: dict[str, str]) -> Start:
+def _cpu_seconds_of(pid: int) -> float:
+    """Of a process and of those that it started."""
+    import psutil
+
+    process = psutil.Process(pid)
+    return sum(sum(one.cpu_times()[:2]) for one in [process, *process.children(recursive=True)])
+
+
+def _process(*command: str, **environment: str) -> Start:
     @contextlib.contextmanager
     def start(port: int, folder: Path) -> Iterator[Callable[[], float]]:
-        import psutil
-
         own = {f"WORKSPACE_{name.upper()}": str(folder / name) for name in ("work", "data", "state", "secrets")}
         own |= {"JUPYTER_RUNTIME_DIR": str(folder / "run"), "JUPYTER_TOKEN": _TOKEN} | environment
         arguments = [*command, f"--port={port}"]
-        server = subprocess.Popen(
-            arguments, cwd=folder, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        process = psutil.Process(server.pid)
-
-        def cpu_seconds() -> float:
-            return sum(sum(one.cpu_times()[:2]) for one in [process, *process.children(recursive=True)])
-
+        silent = subprocess.DEVNULL
+        server = subprocess.Popen(arguments, cwd=folder, env=os.environ | own, stdout=silent, stderr=silent)
         try:
-            yield cpu_seconds
+            yield lambda: _cpu_seconds_of(server.pid)
         finally:
             server.terminate()
             server.wait()
@@ -132,12 +145,22 @@ def _natively(*command: str, environment: dict[str, str]) -> Start:
     return start
 
 
-_SERVE = [sys.executable, str(places.REPOSITORY / "scripts/serve"), "--ip=127.0.0.1"]
-_NATIVE = {
-    "bare `jupyter lab`": _natively(
-        sys.executable, "-m", "jupyterlab", *_BARE, "--ip=127.0.0.1", "--allow-root", environment=_NO_SETTINGS
+@contextlib.contextmanager
+def _start_natively(port: int, folder: Path) -> Iterator[Callable[[], float]]:
+    copy = _scripts_start(port, folder, "--native")
+    try:
+        server = json.loads((copy / ".workspace/server.json").read_text())
+        yield lambda: _cpu_seconds_of(server["pid"])
+    finally:
+        subprocess.run([sys.executable, str(copy / "scripts/stop")], cwd=copy, capture_output=True, check=True)
+
+
+_NATIVE: dict[str, Start] = {
+    "bare `jupyter lab`": _process(
+        sys.executable, "-m", "jupyterlab", *_BARE, "--ip=127.0.0.1", "--allow-root", **_NO_SETTINGS
     ),
-    "this workspace's server": _natively(*_SERVE, environment={}),
+    "this workspace's server": _process(sys.executable, str(places.REPOSITORY / "scripts/serve"), "--ip=127.0.0.1"),
+    "`scripts/start --native`": _start_natively,
 }
 
 
@@ -154,22 +177,21 @@ def _docker(*arguments: str, folder: Path | None = None, **environment: str) -> 
     return done.stdout.strip()
 
 
-def _cpu_seconds(container: str) -> float:
+def _cpu_seconds_in(container: str) -> float:
     """As the control group counts them: version 2 in microseconds, after a word, version 1 in nanoseconds."""
     files = "cat /sys/fs/cgroup/cpu.stat 2>/dev/null || cat /sys/fs/cgroup/cpuacct/cpuacct.usage"
     words = _docker("exec", container, "sh", "-c", files).split()
     return int(words[1]) / 1e6 if len(words) > 1 else int(words[0]) / 1e9
 
 
-def _container(*command: str, environment: dict[str, str]) -> Start:
+def _container(*command: str, **environment: str) -> Start:
     @contextlib.contextmanager
     def start(port: int, folder: Path) -> Iterator[Callable[[], float]]:  # noqa: ARG001
         variables = [f"--env={name}={value}" for name, value in environment.items()]
-        container = _docker(
-            "run", "--detach", f"--publish=127.0.0.1:{port}:8888", *variables, compose.Workspace().image(), *command
-        )
+        image = compose.Workspace().image()
+        container = _docker("run", "--detach", f"--publish=127.0.0.1:{port}:8888", *variables, image, *command)
         try:
-            yield lambda: _cpu_seconds(container)
+            yield lambda: _cpu_seconds_in(container)
         finally:
             _docker("rm", "--force", "--volumes", container)
 
@@ -177,27 +199,21 @@ def _container(*command: str, environment: dict[str, str]) -> Start:
 
 
 @contextlib.contextmanager
-def _scripts_start(port: int, folder: Path) -> Iterator[Callable[[], float]]:
-    """`scripts/start` from a copy of this checkout, as a compose project of its own."""
-    left_out = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__")
-    copy = Path(shutil.copytree(places.REPOSITORY, folder / "copy", ignore=left_out))
-    (copy / ".venv").symlink_to(places.REPOSITORY / ".venv")
-    project = {"COMPOSE_PROJECT_NAME": f"bench-start-{port}", "JUPYTER_TOKEN": _TOKEN}
-    command = [sys.executable, str(copy / "scripts/start"), f"--port={port}", "--bind=127.0.0.1"]
+def _start_in_docker(port: int, folder: Path) -> Iterator[Callable[[], float]]:
+    """As a compose project of its own."""
+    project = {"COMPOSE_PROJECT_NAME": f"bench-start-{port}"}
     try:
-        done = subprocess.run(command, cwd=copy, env=os.environ | project, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise UserError(done.stderr.strip())
+        copy = _scripts_start(port, folder, **project)
         container = _docker("compose", "ps", "--quiet", "workspace", folder=copy, **project)
-        yield lambda: _cpu_seconds(container)
+        yield lambda: _cpu_seconds_in(container)
     finally:
-        _docker("compose", "down", "--volumes", folder=copy, **project)
+        _docker("compose", "down", "--volumes", folder=places.REPOSITORY, **project)
 
 
 _DOCKER: dict[str, Start] = {
     "`docker run`, a bare `jupyter lab`": _container(
-        "jupyter", "lab", *_BARE, "--ip=0.0.0.0", "--port=8888", environment=_NO_SETTINGS
+        "jupyter", "lab", *_BARE, "--ip=0.0.0.0", "--port=8888", **_NO_SETTINGS
     ),
-    "`docker run`, this workspace": _container(environment={"JUPYTER_TOKEN": _TOKEN}),
-    "`scripts/start`": _scripts_start,
+    "`docker run`, this workspace": _container(JUPYTER_TOKEN=_TOKEN),
+    "`scripts/start`": _start_in_docker,
 }

@@ -20,6 +20,7 @@ import requests
 from filelock import FileLock
 from labs import REPOSITORY, Container, Lab, NativeServer, wait_until
 from workspace.base.cli import UserError
+from workspace.base.files import UNFINISHED
 from workspace.host import backup as backup_command
 from workspace.lab import archive
 
@@ -73,6 +74,13 @@ def test_everything_but_token_and_datasets_arrives_on_another_machine(
     assert content(folders / "new/work") == content(folders / "old/work")
     assert content(folders / "new/state").keys() == {"seeded.json"}
     assert b"secret" not in backup
+
+
+def test_what_is_being_written_while_it_is_saved_is_left_to_its_writer(folders: Path) -> None:
+    (folders / "old/work" / f"{UNFINISHED}0f3a").write_text("half")
+    contents = archive.verify(io.BytesIO(saved()))
+    assert "work/mine.ipynb" in contents.files
+    assert not [name for name in (*contents.files, *contents.left_out) if UNFINISHED in name]
 
 
 def test_restored_twice_changes_nothing(folders: Path) -> None:

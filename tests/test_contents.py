@@ -35,7 +35,7 @@ def notebook(text: str) -> dict:
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the disk takes half of a copy and no more."""
 
-    def copy_half(source: str, target: str) -> None:
+    def copy_half(source: str, target: str, **_: object) -> None:
         Path(target).write_bytes(Path(source).read_bytes()[:10])
         raise OSError(errno.ENOSPC, "No space left on device", target)
 
@@ -148,6 +148,20 @@ def test_notebook_that_is_saved_and_has_no_room_for_its_first_checkpoint_is_told
     assert asyncio.run(manager.save(notebook("first"), "x.ipynb"))["path"] == "x.ipynb"
     assert "first" in (tmp_path / "x.ipynb").read_text()
     assert asyncio.run(manager.list_checkpoints("x.ipynb")) == []
+
+
+def test_copy_of_a_folder_stands_there_whole_or_not_at_all(
+    manager: contents.AtomicContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "mine" / name).write_text(name * 10)
+    copied = asyncio.run(manager.copy("mine", ""))
+    assert (tmp_path / copied["path"] / "b.txt").read_text() == "b.txt" * 10
+    full_disk(monkeypatch)
+    with pytest.raises(HTTPError, match=r"mine could not be copied: .*No space left on device"):
+        asyncio.run(manager.copy("mine", ""))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", copied["name"]])
 
 
 def test_link_goes_on_leading_where_it_leads_and_a_mode_stays(manager: contents.AtomicContents, tmp_path: Path) -> None:

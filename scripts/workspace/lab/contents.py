@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from anyio.to_thread import run_sync
 from jupyter_server.services.contents.filecheckpoints import AsyncFileCheckpoints
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from jupyterlab_server import settings_handler, workspaces_handler
@@ -108,6 +109,19 @@ class AtomicContents(AsyncLargeFileManager):
         """Delete a file once its saves are through."""
         async with self._lock(path):
             await super().delete_file(path)
+
+    async def _copy_dir(self, from_path: str, to_path_original: str, to_name: str, to_path: str) -> dict[str, Any]:
+        """Copy a folder, which takes its name when it is whole."""
+        copy = Path(self._get_os_path(to_path_original.strip("/")), to_name)
+        aside = beside(copy)
+        try:
+            await run_sync(shutil.copytree, self._get_os_path(from_path.strip("/")), aside)
+            aside.rename(copy)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            why = error.strerror or error.args[0][0][-1]  # copytree's own error lists those of all files
+            raise HTTPError(400, f"{from_path} could not be copied: {why}") from error
+        return await self.get(to_path, content=False)
 
     async def create_checkpoint(self, path: str) -> dict[str, Any] | None:
         """Keep the file as it is now. A first save does so, too, and is not refused for want of a checkpoint."""

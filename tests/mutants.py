@@ -196,7 +196,13 @@ MUTANTS = [
         " for place in ()]",
         "tests/test_sweep.py -k damaged",
     ),
-    Mutant("a sweep's time left", SWEEP, "if left != self._left:", "if True:", "tests/test_sweep.py -k counts_down"),
+    Mutant(
+        "a sweep's time left",
+        "scripts/workspace/sweeps/progress.py",
+        "if left != self._left:",
+        "if True:",
+        "tests/test_sweep.py -k counts_down",
+    ),
     Mutant(
         "a sweep's failures forgotten",
         SWEEP,

@@ -13,6 +13,7 @@ LINES = [
     "runs show NAME",
     "sweep small.ipynb -p x=1,2 -o runs/NAME-sweep",
     "compare NAME runs/NAME-sweep/x-1_* -o runs/NAME-compare",
+    "sweep small.ipynb -p x=3,4 -o runs/NAME-later --background",
     "data status; [ $? -le 1 ]",  # 1: the images are not there
 ]
 
@@ -52,5 +53,6 @@ def test_every_command_of_the_readme_works_in_the_lab(lab: Lab, typed_in: str) -
         assert f"well={7 * number}." in said, said
         assert "Traceback" not in said, said
     lab.request("DELETE", f"/api/terminals/{terminal}", lab.token)
+    lab.wait_for_file(f"runs/{typed_in}-later/report.html")
     for name in ("sweep", "compare"):
         assert lab.get(f"/files/runs/{typed_in}-{name}/report.html", lab.token).ok

@@ -9,8 +9,8 @@ import pytest
 from small import METRICS, command, leaderboard, notebook
 from workspace.runs import folders
 from workspace.runs.folders import Record
-from workspace.runs.notebook import Notebook
-from workspace.sweeps import axes, ranking, report, sweep
+from workspace.sweeps import ranking, report
+from workspace.sweeps.progress import Progress
 from workspace.sweeps.ranking import Metric
 
 
@@ -126,9 +126,9 @@ def test_an_accuracy_on_drawn_shapes_says_so_in_table_report_and_status_line(tmp
     assert f"accuracy {said}" in done.stdout
     assert [row["caveat"] for row in leaderboard(tmp_path / "out")] == [said] * 2
     assert (tmp_path / "out/report.html").read_text().count(said) == 3
-    swept = sweep.Sweep(Notebook.read(tmp_path / "draws.ipynb"), [axes.Axis("x", (1, 2))], sweep.Options())
-    swept._rows = ranking.rows(tmp_path / "out", "accuracy")
-    assert f"best accuracy 0.2 {said} (x 2)" in swept._status(1)
+    progress = Progress(ACCURACY, ["x"], 3)
+    progress.begin(2, ranking.rows(tmp_path / "out", "accuracy"))
+    assert progress.line(1, stopping=False) == f"2 of 3 done · 1 running · best accuracy 0.2 {said} (x 2)"
 
 
 def test_an_accuracy_on_photographs_has_no_caveat(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from small import METRICS, arguments, command, environment, leaderboard, noteboo
 from workspace.base.cli import UserError
 from workspace.runs.notebook import Notebook
 from workspace.sweeps import axes
-from workspace.sweeps.sweep import TimeLeft
+from workspace.sweeps.progress import TimeLeft
 
 
 def read_axes(tmp_path: Path, *given: str, file: dict | None = None) -> dict[str, tuple]:

@@ -36,7 +36,7 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     folder = (output or places.work() / "runs" / f"compare-{time}").absolute()
     folders.require_new(folder)
     folder.mkdir(parents=True)
-    rows = [replace(ranking.row(run, metric.name), name=_full_name(run)) for run in found]
+    rows = [replace(ranking.row(run, metric.name), name=run.full_name) for run in found]
     entries = ranking.entries(rows, metric)
     ranking.write_leaderboard(folder, entries, metric)
     page = write(folder, entries, metric, f"{len(rows)} runs compared", named=True)
@@ -48,10 +48,6 @@ def say(entries: list[Entry], metric: Metric, page: Path) -> None:
     caveat = f"{metric.name} {entries[0].caveat}" if entries[0].caveat else ""
     for line in filter(None, [metric.note, ranking.certainty(entries), caveat, str(page)]):
         cli.say(line)
-
-
-def _full_name(run: folders.Run) -> str:
-    return f"{run.record.sweep}/{run.name}" if run.record.sweep else run.name
 
 
 def write(folder: Path, entries: list[Entry], metric: Metric, title: str, *, named: bool = False) -> Path:

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,8 @@ from workspace.runs.sweep_record import SweepRecord, claimed
 from workspace.sweeps import axes as axes_
 from workspace.sweeps import ranking, report, tpe
 from workspace.sweeps.axes import Axis
-from workspace.sweeps.ranking import Entry, Metric, Row
+from workspace.sweeps.progress import Progress
+from workspace.sweeps.ranking import Metric, Row
 
 if TYPE_CHECKING:
     from workspace.runs.execution import Job
@@ -126,11 +126,8 @@ class Sweep:
         self.folder = (options.output or self._default_folder()).absolute()
         self._expected: dict[Path, dict[str, Any]] = {}  # the runs that there should be at the end, as far as is known
         self._lost: dict[Path, str] = {}  # why some of them are not there
-        self._rows: list[Row] = []  # those that have ended
         self._tries: Counter[Path] = Counter()
-        self._planned = options.count or axes_.size(axes)
-        self._done = self._failed = 0
-        self._time_left = TimeLeft()
+        self._progress = Progress(self._metric, self._varied, options.count or axes_.size(axes))
         self._chooser: tpe.Chooser | None = None
         self._record: SweepRecord | None = None
         self._cancel = threading.Event()
@@ -207,7 +204,7 @@ class Sweep:
         self._freeze(before)
         if first is None:
             if (self.folder / report.REPORT).exists():
-                done = f"all {self._planned:,} runs are done\n{self.folder / report.REPORT}"
+                done = f"all {self._progress.planned:,} runs are done\n{self.folder / report.REPORT}"
                 (begun or cli.say)(done)
                 return 0
             return self.report()
@@ -256,7 +253,7 @@ class Sweep:
             mode=self._metric.mode,
             method=self._options.method,
             seed=self._options.seed,
-            planned=self._planned,
+            planned=self._progress.planned,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -290,20 +287,18 @@ class Sweep:
         again = self._options.rerun == "all"
         if self._options.method == "tpe":
             before = [] if again else ranking.rows(self.folder, self._metric.name)
-            self._chooser = tpe.Chooser(self._axes, self._planned, self._metric.mode, self._options.seed)
+            self._chooser = tpe.Chooser(self._axes, self._progress.planned, self._metric.mode, self._options.seed)
+            completed = [row for row in before if row.status == folders.COMPLETED]
+            self._progress.begin(sum(self._chooser.remember(row.parameters, row.value) for row in completed), completed)
             for row in before:
-                if row.status == folders.COMPLETED:
-                    self._done += self._chooser.remember(row.parameters, row.value)
-                else:
+                if row.status != folders.COMPLETED:
                     self._chooser.ask_again(row.parameters)
-            self._rows = [row for row in before if row.status == folders.COMPLETED]
             return iter(self._chooser)
         self._expected = {self._run_folder(values): values for values in self._plan()}
         missing = [values for place, values in self._expected.items() if again or not _completed(place)]
-        self._planned, self._done = len(self._expected), len(self._expected) - len(missing)
-        if missing and self._done:
-            before = ranking.rows(self.folder, self._metric.name)
-            self._rows = [row for row in before if row.status == folders.COMPLETED]
+        self._progress.planned, done = len(self._expected), len(self._expected) - len(missing)
+        before = ranking.rows(self.folder, self._metric.name) if missing and done else []
+        self._progress.begin(done, [row for row in before if row.status == folders.COMPLETED])
         return iter(missing)
 
     def _work_off(self, missing: Iterator[dict[str, Any]], begun: Callable[[str], None] | None) -> None:
@@ -324,7 +319,7 @@ class Sweep:
                 follow = places.command("runs")
                 begun(f"under way in {self.folder}: {follow} list, {follow} stop {self.folder.name}")
                 begun = None
-            line.show(self._status(running))
+            line.show(self._progress.line(running, stopping=self._cancel.is_set()))
 
         with workers as client, StatusLine() as line:
             cluster.work_off(
@@ -338,7 +333,7 @@ class Sweep:
         for remains in (folders.Run(state.parent) for state in self.folder.glob(f".*/{folders.STATE}")):
             if remains.status == folders.LOST and _completed(self.folder / remains.name):
                 shutil.rmtree(remains.folder, ignore_errors=True)  # given up with its worker, and made by another
-        cli.say(f"{self._summary()}, in {duration(time.monotonic() - started)}")
+        cli.say(f"{self._progress}, in {duration(time.monotonic() - started)}")
 
     def _jobs(self, missing: Iterator[dict[str, Any]]) -> Iterator["Job"]:
         from workspace.runs.execution import Job
@@ -359,18 +354,13 @@ class Sweep:
         row = None
         if job.folder.exists():
             row = ranking.row(folders.Run(job.folder), self._metric.name)
-            self._rows.append(row)
         else:
             self._lost[job.folder] = outcome
-        if outcome == folders.COMPLETED:
-            self._done += 1
-        elif row or not cancelled:
-            self._failed += 1
-        if row and row.seconds:
-            self._time_left.note(row.seconds)
+        completed = outcome == folders.COMPLETED
+        if completed or row or not cancelled:
+            self._progress.ended(row, completed=completed)
         if self._chooser:
             self._chooser.tell(job.parameters, row.value if row else None)
-        self.__dict__.pop("_best", None)
         return None
 
     def _missing_row(self, place: Path) -> Row:
@@ -384,53 +374,6 @@ class Sweep:
             if old.exists():
                 (self.folder / REPLACED).mkdir(exist_ok=True)
                 old.rename(self.folder / REPLACED / f"{place.name}-{secrets.token_hex(3)}")
-
-    @cached_property
-    def _best(self) -> Entry | None:
-        ordered = ranking.entries(self._rows, self._metric)
-        return ordered[0] if ordered and ordered[0].ranks else None
-
-    def _status(self, running: int) -> str:
-        """One line: done, running, failed, the best so far, time left."""
-        words = [self._summary(), f"{running} running"]
-        if self._best:
-            shown = [name for name in self._varied if name in self._best.parameters]
-            values = ", ".join(f"{name} {self._best.parameters[name]}" for name in shown)
-            told = " ".join(filter(None, [str(self._best), self._best.caveat]))
-            words.append(f"best {self._metric.name} {told}{f' ({values})' if values else ''}")
-        if self._cancel.is_set():
-            return " · ".join(["stopping", *words])
-        if left := self._time_left.told(self._planned - self._done - self._failed, running):
-            words.append(left)
-        return " · ".join(words)
-
-    def _summary(self) -> str:
-        return f"{self._done:,} of {self._planned:,} done" + (f", {self._failed:,} failed" if self._failed else "")
-
-
-class TimeLeft:
-    """When a sweep will end, reckoned anew whenever a run ends, and counted down in between."""
-
-    def __init__(self) -> None:
-        self._seconds: list[float] = []
-        self._left = 0
-        self._end = 0.0
-
-    def note(self, seconds: float) -> None:
-        """A run took so long."""
-        self._seconds.append(seconds)
-
-    def told(self, left: int, running: int, now: float | None = None) -> str:
-        """In words, for `left` runs of which some are `running`; empty where nothing is known."""
-        if not self._seconds or not running:
-            return ""
-        now = time.monotonic() if now is None else now
-        if left != self._left:
-            each = sum(self._seconds) / len(self._seconds)
-            # When one ends, those beside it are half done on average, and those of a full set began with it.
-            self._left, self._end = left, now + each * max(1, left - (running - 1) / 2) / running
-        rest = self._end - now
-        return f"about {duration(rest)} left" if rest > 0 else "longer than expected"
 
 
 def _completed(place: Path) -> bool:

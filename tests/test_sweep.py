@@ -276,6 +276,19 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, small_disk: Path) -> No
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+def test_a_report_that_the_disk_does_not_take_is_told_in_one_line(tmp_path: Path, small_disk: Path) -> None:
+    notebook(tmp_path / "small.ipynb", METRICS)
+    assert command(tmp_path, "sweep", "small.ipynb", "-p", "x=1,2", "-o", small_disk / "out").returncode == 1
+    runs = [str(file.parent) for file in small_disk.glob("out/*/run.json")]
+    for line in (
+        ["sweep", "small.ipynb", "-p", "x=1,2", "-o", small_disk / "out", "--report-only"],
+        ["compare", *runs, "-o", small_disk / "c"],
+    ):
+        done = command(tmp_path, *line)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "No space left on device" in done.stderr
+
+
 def kernels_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children(recursive=True) if "ipykernel_launcher" in " ".join(child.cmdline())]
 

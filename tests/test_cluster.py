@@ -110,6 +110,9 @@ def cluster(engine: None, checkout: Path, tmp_path_factory: pytest.TempPathFacto
         yield cluster
     finally:
         cluster.compose("down", "--volumes", "--timeout", "1")
+        # Compose labels what it builds with the project, so each project's build took the tag from the one before.
+        label = f"label=com.docker.compose.project={cluster.settings()['COMPOSE_PROJECT_NAME']}"
+        cluster.command("docker", "image", "prune", "--force", "--filter", label)
 
 
 def test_members_show_certificates_and_strangers_are_refused(cluster: Cluster) -> None:

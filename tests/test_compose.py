@@ -15,7 +15,7 @@ def compose(compose_command: None) -> None:
     """Every test here needs Compose."""
 
 
-def configuration(*files: str, **environment: str) -> dict:
+def configuration(*files: str, service: str = "workspace", **environment: str) -> dict:
     arguments = [argument for file in files for argument in ("-f", file)]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("WORKSPACE_", "JUPYTER_"))}
     done = subprocess.run(
@@ -26,7 +26,7 @@ def configuration(*files: str, **environment: str) -> dict:
         text=True,
         check=True,
     )
-    return json.loads(done.stdout)["services"]["workspace"]
+    return json.loads(done.stdout)["services"][service]
 
 
 def test_no_setting_is_required() -> None:
@@ -54,6 +54,17 @@ def test_which_gpus_is_one_variable_and_cuda_s_own_is_passed() -> None:
     gpu = configuration(*files, WORKSPACE_GPUS="0,2", CUDA_VISIBLE_DEVICES="1")
     assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["0,2"]
     assert gpu["environment"]["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_gpus_of_a_cluster_are_its_workers_alone() -> None:
+    files = ("docker-compose.yml", "docker/cluster.yml", "docker/cluster.gpu.yml")
+    devices = {
+        service: configuration(*files, service=service).get("deploy", {}).get("resources")
+        for service in ("workspace", "scheduler", "worker", "certificates")
+    }
+    assert devices.pop("worker")["reservations"]["devices"][0]["device_ids"] == ["all"]
+    assert set(devices.values()) == {None}
+    assert configuration(*files)["build"]["args"]["WHEELS"] == "cuda"
 
 
 def test_gpu_overlay_stays_short() -> None:

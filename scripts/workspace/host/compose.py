@@ -33,6 +33,7 @@ class Workspace:
     gpu: bool = False
     tls: bool = False
     variables: Mapping[str, str] = field(default_factory=dict)
+    overlays: tuple[str, ...] = ()
 
     @property
     def project(self) -> str:
@@ -98,6 +99,11 @@ class Workspace:
             cli.say(f"The image could not be brought up to date ({cause}); starting the one that is there.")
         else:
             raise UserError(f"the image could not be built: {cause} (everything it said: {log})")
+
+    def compose(self, *arguments: str) -> int:
+        """Run Compose for a person at the terminal, who sees what it says; its exit code."""
+        command = self._command(*arguments)
+        return subprocess.run(command, cwd=places.REPOSITORY, env=self._environment(), check=False).returncode
 
     def build_unless_there(self) -> None:
         """Build the image where there is none. Raises UserError with the cause."""
@@ -220,7 +226,7 @@ class Workspace:
         return bool({container["State"] for container in self._ps()} - {"created", "running"})
 
     def _command(self, *arguments: str) -> list[str]:
-        overlays = ["docker-compose.gpu.yml"] * self.gpu + ["docker/tls.yml"] * self.tls
+        overlays = ["docker-compose.gpu.yml"] * self.gpu + ["docker/tls.yml"] * self.tls + [*self.overlays]
         files = ["docker-compose.yml", *overlays] if overlays else []
         return ["docker", "compose", "--ansi=never", *(f"--file={file}" for file in files), *arguments]
 

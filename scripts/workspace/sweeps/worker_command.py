@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.host import build, engine, venv
+from workspace.host import compose, engine, venv
 from workspace.lab import preflight
 
 if TYPE_CHECKING:
@@ -21,51 +20,42 @@ _ALONE_S = 60
 """So long a worker waits for its scheduler to come back, and then ends; in a container it is started again."""
 
 
-def main(file: Path | None, *, count: int, scheduler: str | None, native: bool, check: bool, stop: bool) -> int | None:
+def main(
+    file: Path | None, *, count: int, scheduler: str | None, gpu: bool, native: bool, check: bool, stop: bool
+) -> int | None:
     """Work as the command line says. Raises UserError, with what to do, where this machine does not fit the cluster."""
     if stop:
-        return _run(Path(os.devnull), 1, "rm", "--stop", "--force", "worker")
+        return _containers(Path(os.devnull), 0, gpu=False).compose("rm", "--stop", "--force", "worker")
     if count < 0:
         raise UserError(f"-n {count}: a number above 0, please", cli.BAD_INPUT)
     if file is None or not file.exists():
         raise UserError(f"{file or 'a file'} is missing: copy cluster.yaml from the scheduler's machine", cli.BAD_INPUT)
     if not places.IN_IMAGE and not native and engine.is_installed():
         engine.require()
-        return _work_in_docker(file, count, check=check)
+        return _work_in_docker(_containers(file, count, gpu=gpu), check=check, gpu=gpu)
     venv.enter()
     return _work(file, count, scheduler, check=check)
 
 
-def _work_in_docker(file: Path, count: int, *, check: bool) -> int:
+def _work_in_docker(containers: compose.Workspace, *, check: bool, gpu: bool) -> int:
     """The same in a container, which comes back when the machine does."""
-    log = places.NATIVE / "build.log"
-    log.parent.mkdir(exist_ok=True)
-    if not build.build(_compose("--progress=plain", "build", "workspace"), _variables(file, count), log):
-        raise UserError(f"the image could not be built; {log} says why")
-    failed = _run(file, count, "run", "--rm", "--no-deps", "worker", *_IN_CONTAINER, "--check")
+    if gpu:
+        engine.require_gpu()
+    containers.build()
+    failed = containers.compose("run", "--rm", "--no-deps", "worker", *_IN_CONTAINER, "--check")
     if failed or check:
         return failed
-    failed = _run(file, count, "up", "--detach", "--no-deps", "--no-build", "worker")
+    failed = containers.compose("up", "--detach", "--no-deps", "--no-build", "worker")
     if not failed:
         cli.say("It works until scripts/worker --stop, and comes back when this machine does.")
     return failed
 
 
-def _run(file: Path, count: int, *arguments: str) -> int:
-    return subprocess.run(
-        _compose(*arguments), cwd=places.REPOSITORY, env=_variables(file, count), check=False
-    ).returncode
-
-
-def _compose(*arguments: str) -> list[str]:
-    files = ("docker-compose.yml", "docker/cluster.yml", "docker/worker.yml")
-    return ["docker", "compose", *(f"--file={file}" for file in files), *arguments]
-
-
-def _variables(file: Path, count: int) -> dict[str, str]:
-    """The environment for Compose, with what docker/worker.yml wants to know."""
+def _containers(file: Path, count: int, *, gpu: bool) -> compose.Workspace:
     wanted = {"CLUSTER_FILE": file.absolute(), "WORKERS": count, "MACHINE": socket.gethostname()}
-    return os.environ | {f"WORKSPACE_{name}": str(value) for name, value in wanted.items()}
+    variables = {f"WORKSPACE_{name}": str(value) for name, value in wanted.items()}
+    overlays = ["docker/cluster.yml", *["docker/cluster.gpu.yml"] * gpu, "docker/worker.yml"]
+    return compose.Workspace(variables=variables, overlays=tuple(overlays))
 
 
 def _work(file: Path, count: int, scheduler: str | None, *, check: bool) -> int:

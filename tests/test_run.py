@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import papermill
+import psutil
 import pytest
 from jupyter_client.channels import AsyncZMQSocketChannel
 from labs import wait_until
@@ -236,11 +237,18 @@ def test_output_that_does_not_end_is_called_that_not_a_limit_of_0_s(
     assert (made.status, "its output has not" in (made.record.error or "")) == ("failed", True)
 
 
-def test_everything_that_is_printed_arrives(tmp_path: Path) -> None:
-    prints = notebook(tmp_path / "prints.ipynb", "for i in range(20_000): print(i, flush=True)")
-    done = command(tmp_path, "run", prints, "-o", "out")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out/log.txt").read_text().splitlines() == [str(i) for i in range(20_000)]
+def test_what_is_printed_while_nobody_reads_arrives(tmp_path: Path) -> None:
+    cell = "import os\nprint('at it')\nwhile not os.path.exists('go'): pass\nfor i in range(9000): print(i, flush=True)"
+    prints = notebook(tmp_path / "prints.ipynb", cell)
+    run = subprocess.Popen(arguments("run", prints, "-o", "out"), cwd=tmp_path, env=environment(tmp_path))
+    wait_until(lambda: "at it" in "".join(log.read_text() for log in tmp_path.glob(".out.*/log.txt")))
+    [kernel] = map(psutil.Process, map(int, kernels_in(tmp_path)))
+    run.send_signal(signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    wait_until(lambda: kernel.cpu_percent(0.5) == 0)  # it waits, or has printed all
+    run.send_signal(signal.SIGCONT)
+    assert run.wait(60) == 0
+    assert (tmp_path / "out/log.txt").read_text().split() == ["at", "it", *map(str, range(9000))]
 
 
 def test_a_kernel_that_has_done_its_work_is_asked_to_end_not_interrupted(tmp_path: Path) -> None:

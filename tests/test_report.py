@@ -123,7 +123,7 @@ def test_an_accuracy_on_drawn_shapes_says_so_in_table_report_and_status_line(tmp
     notebook(tmp_path / "draws.ipynb", DRAWN)
     done = command(tmp_path, "sweep", "draws.ipynb", "-p", "x=1,2", "-o", "out")
     said = "on drawn shapes"
-    assert f"accuracy {said}" in done.stdout
+    assert f"best accuracy 0.2 {said}\n" in done.stdout
     assert [row["caveat"] for row in leaderboard(tmp_path / "out")] == [said] * 2
     assert (tmp_path / "out/report.html").read_text().count(said) == 3
     progress = Progress(ACCURACY, ["x"], 3)
@@ -147,7 +147,7 @@ def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_p
     done = command(tmp_path, "compare", swept, "alone", "-o", "compared")
     assert done.returncode == 0, done.stderr
     once = "Each was run once, so nobody can say what of the differences is luck."
-    assert done.stdout.splitlines() == [once, str(tmp_path / "compared/report.html")]
+    assert done.stdout.splitlines() == ["best accuracy 0.6", once, str(tmp_path / "compared/report.html")]
     page = (tmp_path / "compared/report.html").read_text()
     assert f">s/{swept.name}</a>" in page
     assert ">alone</a>" in page

@@ -130,7 +130,7 @@ class Entry:
         """The means of the metrics that are numbers."""
         names = dict.fromkeys(name for row in self.rows for name in row.numbers)
         found = {name: [row.numbers[name] for row in self.rows if name in row.numbers] for name in names}
-        return {name: statistics.fmean(values) if len(values) > 1 else values[0] for name, values in found.items()}
+        return {name: _short(statistics.fmean(values)) if values[1:] else values[0] for name, values in found.items()}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -244,8 +244,8 @@ def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Pat
         table.writerow(map(_harmless, heads))
         for rank, entry in enumerate(ordered, start=1):
             seeds = " ".join(str(row.parameters.get(SEED, "")) for row in entry.rows)
-            values = [rank, entry.name, entry.status, entry.mean]
-            values += [entry.spread, len(entry.values), seeds] if several else []
+            values = [rank, entry.name, entry.status, _short(entry.mean) if entry.values[1:] else entry.mean]
+            values += [_short(entry.spread), len(entry.values), seeds] if several else []
             values += [entry.parameters.get(name) for name in names]
             values += [entry.seconds, *(entry.numbers.get(name) for name in numbers)]
             values += [entry.caveat] if caveat else []
@@ -259,6 +259,11 @@ def _harmless(cell: object) -> object:
     if cell is None:
         return ""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def _short(number: float | None) -> float | None:
+    """A reckoned number without the digits that nobody measured."""
+    return None if number is None else float(f"{number:.6g}")
 
 
 def _number(value: object) -> float | int | None:

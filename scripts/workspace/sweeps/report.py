@@ -45,8 +45,8 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
 
 def say(entries: list[Entry], metric: Metric, page: Path) -> None:
     """Say where the report is, and what must be known with it."""
-    caveat = f"{metric.name} {entries[0].caveat}" if entries[0].caveat else ""
-    for line in filter(None, [metric.note, ranking.certainty(entries), caveat, str(page)]):
+    best = f"best {metric.name} {entries[0]} {entries[0].caveat}".rstrip() if entries[0].ranks else ""
+    for line in filter(None, [best, metric.note, ranking.certainty(entries), str(page)]):
         cli.say(line)
 
 

@@ -289,6 +289,15 @@ def test_a_report_that_the_disk_does_not_take_is_told_in_one_line(tmp_path: Path
         assert "No space left on device" in done.stderr
 
 
+def test_a_folder_with_runs_of_no_sweep_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    small = notebook(tmp_path / "small.ipynb", METRICS)
+    (tmp_path / "out/mine").mkdir(parents=True)
+    (tmp_path / "out/mine/run.json").write_text("{}")
+    refused = command(tmp_path, "sweep", small, "-p", "x=1", "-o", "out")
+    assert (refused.returncode, "holds runs that are of no sweep" in refused.stderr) == (2, True)
+    assert [file.name for file in (tmp_path / "out").iterdir() if file.name != ".lock"] == ["mine"]
+
+
 def kernels_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children(recursive=True) if "ipykernel_launcher" in " ".join(child.cmdline())]
 

@@ -1,6 +1,7 @@
 """The order of runs, what their seeds say of it, and the table for spreadsheets."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def test_the_same_seed_again_or_another_notebook_is_an_entry_of_its_own() -> Non
     assert [entry.name for entry in ranking.entries(again, ACCURACY)] == ["a c", "b"]
     another = Row("d", "", folders.COMPLETED, 0.5, {"seed": 3, "width": 8}, 1.0, None, {}, {}, notebook="other.ipynb")
     assert len(ranking.entries([again[0], another], ACCURACY)) == 2
+    edited = [replace(again[0], notebook_digest="a"), replace(again[2], notebook_digest="b")]
+    assert len(ranking.entries(edited, ACCURACY)) == 2
 
 
 def test_a_setting_that_failed_for_one_seed_says_so_and_keeps_the_mean_of_the_others() -> None:

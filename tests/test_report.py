@@ -140,9 +140,11 @@ def test_an_accuracy_on_photographs_has_no_caveat(tmp_path: Path) -> None:
 
 def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_path: Path) -> None:
     notebook(tmp_path / "one.ipynb", METRICS)
-    notebook(tmp_path / "two.ipynb", METRICS, parameters='x: int = 3\nrate: float = 0.2\noutput_folder: str = "."')
+    notebook(
+        tmp_path / "the second.ipynb", METRICS, parameters='x: int = 3\nrate: float = 0.2\noutput_folder: str = "."'
+    )
     assert command(tmp_path, "sweep", "one.ipynb", "-p", "x=1,2", "-o", "runs/s").returncode == 0
-    assert command(tmp_path, "run", "two.ipynb", "-o", "runs/alone").returncode == 0
+    assert command(tmp_path, "run", "the second.ipynb", "-o", "runs/alone").returncode == 0
     [swept] = (tmp_path / "runs/s").glob("x-2*")
     done = command(tmp_path, "compare", swept, "alone", "-o", "compared")
     assert done.returncode == 0, done.stderr
@@ -151,7 +153,7 @@ def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_p
     page = (tmp_path / "compared/report.html").read_text()
     assert f">s/{swept.name}</a>" in page
     assert ">alone</a>" in page
-    assert page.count("<td>one.ipynb</td>") == page.count("<td>two.ipynb</td>") == 1
+    assert page.count("<td>one.ipynb</td>") == page.count("<td>the second.ipynb</td>") == 1
     table = leaderboard(tmp_path / "compared")
     assert [(row["run"], row["x"], row["rate"]) for row in table] == [
         ("alone", "3", "0.2"),

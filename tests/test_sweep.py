@@ -1,5 +1,6 @@
 """scripts/sweep: what it varies, what it refuses, what it keeps, and what it makes again."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -208,6 +209,26 @@ def test_outputs_that_are_cleared_or_made_are_no_change(swept: tuple) -> None:
     done = command(work, "sweep", "some.ipynb", "-p", "x=1,2,3,4", "-p", "rate=0.1", "-o", "out", "--dry-run")
     again = command(work, "sweep", "some.ipynb", "-p", "x=1,2,4", "-p", "rate=0.1", "-o", "out")
     assert (done.returncode, again.returncode) == (0, 0), again.stderr
+
+
+def test_a_sweep_of_an_older_workspace_goes_on(tmp_path: Path) -> None:
+    small = notebook(tmp_path / "small.ipynb", METRICS)
+    old = tmp_path / "out" / axes.run_name({"x": 1, "seed": 0}, ["x", "seed"])
+    old.mkdir(parents=True)
+    digest = hashlib.sha256(small.read_bytes()).hexdigest()[:16]  # of the whole file, in those days
+    values = {"x": 1, "seed": 0}
+    everything = {"rate": 0.1, "mirror": True, "mode": "fast"} | values
+    run = {"status": "completed", "notebook": str(small), "notebook_digest": digest, "given": values}
+    (old / "run.json").write_text(json.dumps(run | {"parameters": everything}))
+    (old / "metrics.json").write_text('{"accuracy": 0.3}')
+    (tmp_path / "out/sweep.json").write_text(json.dumps({"notebook": str(small), "notebook_digest": digest}))
+    done = command(tmp_path, "sweep", small, "-p", "x=1,2", "-p", "seed=0,1", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out/replaced").exists()
+    assert [(row["x"], row["runs"], row["accuracy"]) for row in leaderboard(tmp_path / "out")] == [
+        ("1", "2", "0.2"),
+        ("2", "2", "0.2"),
+    ]
 
 
 @pytest.mark.parametrize(

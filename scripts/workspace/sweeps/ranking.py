@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Row:
     metrics: dict[str, Any]
     curves: dict[str, Any]
     notebook: str = ""
+    notebook_digest: str | None = None  # None among the runs of a sweep, which are of one notebook
     caveat: str = ""  # what must be said beside its numbers
 
     @property
@@ -73,7 +74,7 @@ class Row:
     def setting(self) -> str:
         """What it has in common with the runs that differ from it by their seed alone."""
         others = {name: value for name, value in self.parameters.items() if name != SEED}
-        return json.dumps([self.notebook, others], sort_keys=True, default=repr)
+        return json.dumps([self.notebook, self.notebook_digest, others], sort_keys=True, default=repr)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def row(run: Run, metric: str) -> Row:
         error=record.error if run.status != UNREADABLE or (run.folder / RECORD).exists() else f"there is no {RECORD}",
         metrics=run.metrics,
         curves=run.curves,
-        notebook=f"{Path(record.notebook).name} {record.notebook_digest}",
+        notebook=Path(record.notebook).name,
+        notebook_digest=record.notebook_digest,
         caveat=run.caveat,
     )
 
@@ -171,7 +173,8 @@ def row(run: Run, metric: str) -> Row:
 def rows(folder: Path, metric: str) -> list[Row]:
     """The runs in the folder of a sweep that have ended, those whose folder is damaged among them."""
     found = (path for path in folder.iterdir() if (path / RECORD).exists() or _RUN_NAME.fullmatch(path.name))
-    return [row(Run(path), metric) for path in sorted(found) if not path.name.startswith(".") and path.is_dir()]
+    runs = [Run(path) for path in sorted(found) if not path.name.startswith(".") and path.is_dir()]
+    return [replace(row(run, metric), notebook_digest=None) for run in runs]
 
 
 def entries(runs: Iterable[Row], metric: Metric) -> list[Entry]:

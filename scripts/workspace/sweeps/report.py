@@ -104,7 +104,7 @@ def _shown(folder: Path, entry: Entry, metric: Metric) -> dict[str, Any]:
         "parameters": entry.parameters,
         "metrics": entry.numbers,
         "seconds": entry.seconds,
-        "notebook": entry.rows[0].notebook.partition(" ")[0],
+        "notebook": entry.rows[0].notebook,
         "runs": [_shown_run(folder, row, entry) for row in entry.rows],
     }
 

@@ -196,6 +196,7 @@ MUTANTS = [
         " for place in ()]",
         "tests/test_sweep.py -k damaged",
     ),
+    Mutant("a sweep's old ranking", SWEEP, "ranked_so and ", "", "tests/test_sweep.py -k ranked_anew"),
     Mutant(
         "a sweep's time left",
         "scripts/workspace/sweeps/progress.py",

@@ -198,6 +198,19 @@ def test_an_interrupted_rerun_of_another_notebook_leaves_no_run_of_the_old_one(t
     assert len(list(tmp_path.glob("out/replaced/*/run.json"))) == 4
 
 
+def test_a_sweep_that_is_done_is_ranked_anew_by_another_metric(tmp_path: Path) -> None:
+    notebook(tmp_path / "small.ipynb", METRICS.replace('"x": x', '"x": x, "loss": x'))
+    given = ["small.ipynb", "-p", "x=1,2", "-o", "out"]
+    assert command(tmp_path, "sweep", *given).returncode == 0
+    assert [row["x"] for row in leaderboard(tmp_path / "out")] == ["2", "1"]
+    assert command(tmp_path, "sweep", *given, "--metric", "loss").returncode == 0
+    assert [row["loss"] for row in leaderboard(tmp_path / "out")] == ["1.0", "2.0"]
+    page = tmp_path / "out/report.html"
+    made = page.stat().st_mtime_ns
+    assert "all 2 runs are done" in command(tmp_path, "sweep", *given, "--metric", "loss", "--background").stdout
+    assert page.stat().st_mtime_ns == made
+
+
 def test_outputs_that_are_cleared_or_made_are_no_change(swept: tuple) -> None:
     work, _ = swept
     executed = next(work.glob("out/x-1*/some.ipynb"))

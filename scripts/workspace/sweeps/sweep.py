@@ -203,11 +203,10 @@ class Sweep:
         first = next(missing, None)
         self._freeze(before)
         if first is None:
-            if (self.folder / report.REPORT).exists():
-                done = f"all {self._progress.planned:,} runs are done\n{self.folder / report.REPORT}"
-                (begun or cli.say)(done)
-                return 0
-            return self.report()
+            page = self.folder / report.REPORT
+            (begun or cli.say)(f"all {self._progress.planned:,} runs are done\n{page}")
+            ranked_so = before and (before.metric, before.mode) == (self._metric.name, self._metric.mode)
+            return 0 if ranked_so and page.exists() else self.report()
         self._work_off(itertools.chain([first], missing), begun)
         self._tell_if_source_moved_on()
         if self._cancel.is_set():

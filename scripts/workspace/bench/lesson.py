@@ -184,19 +184,20 @@ def _table(results: dict[str, list[Result]]) -> Table:
         f"medians of {seeds} seeds",
         "accuracy (lowest)",
         "training, s (CPU s)",
-        "beside the tutorial",
+        "beside the tutorial (CPU)",
         "testing, s (CPU s)",
         "memory, MB",
     )
     for name, made in results.items():
         accuracies = [result.accuracy for result in made]
-        pairs = zip(made, results[_TUTORIAL], strict=True)
+        pairs = [(result.train, base.train) for result, base in zip(made, results[_TUTORIAL], strict=True)]
         train, test = medians(result.train for result in made), medians(result.test for result in made)
         table.add(
             name,
             f"{statistics.median(accuracies):.1%} ({min(accuracies):.1%})",
             f"{train.seconds:.1f} ({train.cpu:.1f})",
-            f"{statistics.median(result.train.seconds / base.train.seconds for result, base in pairs):.3f}",
+            f"{statistics.median(train.seconds / base.seconds for train, base in pairs):.2f} "
+            f"({statistics.median(train.cpu / base.cpu for train, base in pairs):.2f})",
             f"{test.seconds:.2f} ({test.cpu:.2f})",
             f"{statistics.median(result.memory for result in made):.0f}",
         )

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from labs import REPOSITORY
+from mutants import MUTANTS
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"scripts/([a-z-]+)(?![\w/])", README)))
@@ -37,6 +38,14 @@ def test_every_module_that_the_way_through_the_rooms_names_exists() -> None:
     assert [
         name for name in named if not any((code / f"{place}{name}.py").exists() for place in ("", "workspace/"))
     ] == []
+
+
+def test_every_mutant_finds_what_it_takes_out_and_a_test_for_it() -> None:
+    for mutant in MUTANTS:
+        assert (REPOSITORY / mutant.file).read_text().count(mutant.old) == 1, (
+            f"{mutant.name}: say anew what is taken out"
+        )
+        assert (REPOSITORY / mutant.test.split(" ")[0]).exists(), mutant.name
 
 
 def test_every_setting_in_the_table_is_in_the_example() -> None:

@@ -196,8 +196,8 @@ def _table(results: dict[str, list[Result]]) -> Table:
             name,
             f"{statistics.median(accuracies):.1%} ({min(accuracies):.1%})",
             f"{train.seconds:.1f} ({train.cpu:.1f})",
-            f"{statistics.median(train.seconds / base.seconds for train, base in pairs):.2f} "
-            f"({statistics.median(train.cpu / base.cpu for train, base in pairs):.2f})",
+            f"{statistics.median(ours.seconds / base.seconds for ours, base in pairs):.2f} "
+            f"({statistics.median(ours.cpu / base.cpu for ours, base in pairs):.2f})",
             f"{test.seconds:.2f} ({test.cpu:.2f})",
             f"{statistics.median(result.memory for result in made):.0f}",
         )

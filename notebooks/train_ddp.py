@@ -70,7 +70,7 @@ def choose_device(world: int, *, cpu: bool) -> tuple[torch.device, dist.ProcessG
     if a_gpu_each:
         torch.cuda.set_device(device)
     if mine == 0:
-        how = "a GPU each, by NCCL" if a_gpu_each else f"all on the CPU, by gloo, since the GPUs here are {gpus}"
+        how = "a GPU each, by NCCL" if a_gpu_each else f"all on the CPU, by gloo (GPUs to be used here: {gpus})"
         print(f"{world} processes, {how}" if world > 1 else f"1 process, on {device.type}", flush=True)
     return device, dist.new_group(backend="nccl") if a_gpu_each and world > 1 else None
 

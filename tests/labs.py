@@ -209,6 +209,7 @@ class Container:
 
     def remove(self) -> None:
         self.command("docker", "compose", "down", "--volumes", "--timeout", "30")
-        # Compose labels what it builds with the project, so each project's build took the tag from the one before.
-        label = f"label=com.docker.compose.project={self.project}"
-        self.command("docker", "image", "prune", "--force", "--filter", label)
+        # The image that the next build took the tag from; compose builds have their own project's label.
+        for project in (self.project, "pytorch-workspace"):
+            label = f"label=com.docker.compose.project={project}"
+            self.command("docker", "image", "prune", "--force", "--filter", label)

@@ -170,6 +170,12 @@ def test_only_the_same_run_of_a_sweep_is_not_kept_twice(tmp_path: Path, x: int, 
     assert sorted(folder.name for folder in tmp_path.iterdir()) == kept
 
 
+def test_a_pipe_in_place_of_the_log_does_not_hold_the_run(tmp_path: Path) -> None:
+    replaces = "import os\nlog = output_folder + '/log.txt'\nos.remove(log)\nos.mkfifo(log)"
+    done = command(tmp_path, "run", notebook(tmp_path / "a.ipynb", replaces), "-o", "out")
+    assert done.returncode == 0, done.stderr
+
+
 DRAWN = """\
 import json
 from pathlib import Path

@@ -169,7 +169,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
             raise CellTimeoutError  # its end was noticed too late, but no run in which a limit was hit has completed
 
     with (
-        (hidden / folders.LOG).open("a") as log,
+        (hidden / folders.LOG).open("a+", encoding="utf-8", errors="backslashreplace") as log,
         tempfile.TemporaryFile("w+", errors="replace", dir=hidden) as beside,
         kernels.Watchdog(job.timeout_s, cancel, kernel) as watchdog,
     ):
@@ -253,8 +253,8 @@ def _in_words(error: PapermillExecutionError, said: str) -> str:
 
 def _add_what_is_missing(log: TextIO, beside: TextIO) -> None:
     """Add to the log what the kernel and its children said that did not arrive there as output, or too late."""
-    log.flush()
-    known = Counter(Path(log.name).read_text(errors="replace").splitlines())
+    log.seek(0)  # the file that was opened, whatever the notebook has put in its place
+    known = Counter(log.read().splitlines())
     beside.seek(0)
     for line in beside:
         if known[line.rstrip("\n")] > 0:

@@ -176,6 +176,8 @@ def test_caddy_has_no_power_it_does_not_need(site: Site) -> None:
         "--filter label=com.docker.compose.service=tls)",
     )
     [caddy] = json.loads(inspected.stdout)
+    # No file of the checkout, which a strict umask may have given to its owner alone.
+    assert [mount["Destination"] for mount in caddy["Mounts"]] == ["/data"]
     host = caddy["HostConfig"]
     assert host["ReadonlyRootfs"]
     assert host["CapDrop"] == ["ALL"]
@@ -215,6 +217,16 @@ def test_certificate_outlives_the_containers_and_stop_removes_both(site: Site) -
 )
 def test_real_name_is_certified_by_the_world_and_a_bare_one_by_caddy(host: str, who: str) -> None:
     assert start.issuer(host) == who
+
+
+def test_caddy_that_does_not_start_says_why(checkout: Path, caddy: str) -> None:
+    workspace = Container(checkout, f"workspace-test-{os.getpid()}-no-tls", free_port())
+    ports = {"WORKSPACE_HTTP_PORT": str(free_port()), "WORKSPACE_CADDY_IMAGE": caddy}
+    refused = workspace.command("scripts/start", "--tls", "--port", str(free_port()), WORKSPACE_TLS_ISSUER="x", **ports)
+    workspace.remove()
+    assert refused.returncode == 1
+    assert "Caddy, which does TLS, did not start: " in refused.stderr
+    assert "tls.issuance.x" in refused.stderr
 
 
 def test_taken_port_is_named_with_what_chooses_another() -> None:

@@ -66,9 +66,7 @@ class Workspace:
     def require_ours(self) -> None:
         """Raise UserError where what runs was started from another checkout, which has it by the same name."""
         container = self._ps(SERVICE)[0]
-        label = '{{index .Config.Labels "com.docker.compose.project.working_dir"}}'
-        command = ["docker", "inspect", "--format", label, container["ID"]]
-        folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        folder = _inspect(container, '{{index .Config.Labels "com.docker.compose.project.working_dir"}}')
         if Path(folder).is_dir() and not places.REPOSITORY.samefile(folder):
             raise UserError(
                 f"the workspace {self.project} runs from another checkout, {folder}: go there, or name one of this "
@@ -121,13 +119,8 @@ class Workspace:
     def rotate_token(self) -> None:
         """Change the token of the running workspace and restart it. Raises UserError where that cannot be done."""
         container = self._ps(SERVICE)[0]
-        inspected = subprocess.run(
-            ["docker", "inspect", "--format", "{{json .Mounts}}", container["ID"]],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        sources = {mount["Destination"]: mount["Source"] for mount in json.loads(inspected.stdout)}
+        mounts = json.loads(_inspect(container, "{{json .Mounts}}"))
+        sources = {mount["Destination"]: mount["Source"] for mount in mounts}
         given = Path(sources[_SECRETS]) / "token"
         if os.path.lexists(given):
             access.replace(given)  # read-only in the container
@@ -207,23 +200,29 @@ class Workspace:
         ]
 
     def _wait_until_healthy(self) -> None:
-        def outcome() -> str:
-            return "answers" if self._answers() else "ended" if self._ended() else ""
+        answers = "it answers"
+
+        def outcome() -> str | None:
+            return self._ended() or (answers if self._answers() else None)
 
         found = wait_until(outcome, _HEALTHY_WITHIN_S, every_s=0.3)
         if not found:
             raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: docker compose logs")
-        if found == "ended":
-            log = self._compose("logs", "--no-log-prefix", "--tail", "50").stdout
+        if found != answers:
+            log = self._compose("logs", "--no-log-prefix", "--tail", "50", found).stdout
             self._compose("down")
-            raise UserError(f"the workspace did not start: {serve.last_words(log)}")
+            what = "Caddy, which does TLS," if found == TLS else "the workspace"
+            raise UserError(f"{what} did not start: {serve.last_words(log)}")
 
     def _answers(self) -> bool:
         return self._compose("exec", "-T", SERVICE, "python", "/opt/workspace/docker/healthcheck.py").returncode == 0
 
-    def _ended(self) -> bool:
-        """Whether one of its containers has ended, or is started again and again."""
-        return bool({container["State"] for container in self._ps()} - {"created", "running"})
+    def _ended(self) -> str | None:
+        """The service whose container has ended, or is started again and again."""
+        for container in self._ps():
+            if container["State"] not in ("created", "running") or _inspect(container, "{{.RestartCount}}") != "0":
+                return container["Service"]
+        return None
 
     def _command(self, *arguments: str) -> list[str]:
         overlays = ["docker-compose.gpu.yml"] * self.gpu + ["docker/tls.yml"] * self.tls + [*self.overlays]
@@ -277,6 +276,11 @@ class Workspace:
 
     def _cause(self, said: str) -> str:
         return causes.explain(said, self.port())
+
+
+def _inspect(container: Mapping[str, Any], what: str) -> str:
+    command = ["docker", "inspect", "--format", what, container["ID"]]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _no_token_is_no_folder() -> dict[str, str]:

@@ -107,9 +107,10 @@ def test_second_start_waits_for_the_first_and_another_learners_changes_nothing(f
         )
 
     def container_and_image() -> str:
-        listed = fresh.command("docker", "compose", "ps", "--format", "json").stdout
-        described = fresh.command("docker", "image", "inspect", "--format", "{{.Id}}", json.loads(listed)["Image"])
-        return json.loads(listed)["ID"] + described.stdout
+        named = fresh.command("docker", "compose", "config", "--images", "workspace").stdout.strip()
+        described = fresh.command("docker", "image", "inspect", "--format", "{{.Id}}", named)
+        assert described.returncode == 0, described.stderr
+        return fresh.command("docker", "compose", "ps", "--quiet").stdout + described.stdout
 
     links = {starting.communicate(timeout=600)[0].splitlines()[-1] for starting in [start(fresh), start(fresh)]}
     assert len(links) == 1

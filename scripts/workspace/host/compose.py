@@ -63,6 +63,10 @@ class Workspace:
             raise UserError(f"the workspace is paused; `docker unpause {container['Name']}` lets it go on")
         return container if container["State"] == "running" else None
 
+    def runs_on_gpu(self) -> bool:
+        """Whether what runs was started with a GPU: by the name of its image, which a later build may have taken."""
+        return _inspect(self._ps(SERVICE)[0], "{{.Config.Image}}").endswith(":cuda")
+
     def require_ours(self) -> None:
         """Raise UserError where what runs was started from another checkout, which has it by the same name."""
         container = self._ps(SERVICE)[0]

@@ -86,13 +86,13 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
 
 def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
     workspace = Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
-    if container := workspace.running():
+    if workspace.running():
         workspace.require_ours()
         published = workspace.published()
         _require_same(
             options,
             port=published["PublishedPort"],
-            gpu=container["Image"].endswith(":cuda"),
+            gpu=workspace.runs_on_gpu(),
             bind=published["URL"],
             tls=published["Service"] == compose.TLS,
         )

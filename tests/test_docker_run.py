@@ -19,7 +19,7 @@ def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
 def plain(*options: str) -> Iterator[tuple[str, int]]:
     """A container that answers, by its name, and the port it is published at."""
     port = free_port()
-    started = docker("run", "--detach", "--rm", f"--publish=127.0.0.1:{port}:8888", *options, IMAGE)
+    started = docker("run", "--detach", f"--publish=127.0.0.1:{port}:8888", *options, IMAGE)
     assert started.returncode == 0, started.stderr
     name = started.stdout.strip()[:12]
     try:
@@ -27,6 +27,7 @@ def plain(*options: str) -> Iterator[tuple[str, int]]:
         yield name, port
     finally:
         docker("stop", name)
+        docker("rm", name)  # `run --rm` does so later, and holds the volumes until then
 
 
 def test_plain_container_names_the_command_for_its_link_and_what_would_be_lost(container: Container) -> None:

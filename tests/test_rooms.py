@@ -47,6 +47,22 @@ def test_base_needs_nothing_but_python() -> None:
     assert {name for name in names if not name.startswith("workspace")} <= sys.stdlib_module_names
 
 
+def test_commands_that_run_in_the_machines_own_python_need_nothing_but_it() -> None:
+    ours, needed = [], set()
+    modules = [f"workspace.host.{file.stem}" for file in (SCRIPTS / "workspace/host").glob("*.py")]
+    while modules:
+        file = SCRIPTS / f"{modules.pop().replace('.', '/')}.py"
+        if file.exists() and file not in ours:
+            ours.append(file)
+            needed |= {name for name in imported(file) if not name.startswith("workspace")}
+            first = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom)]
+            modules += [
+                name for node in first for name in [node.module, *(f"{node.module}.{n.name}" for n in node.names)]
+            ]
+    assert SCRIPTS / "workspace/lab/archive.py" in ours
+    assert needed <= sys.stdlib_module_names
+
+
 def test_an_import_of_a_later_room_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "module.py").write_text("def f():\n    from workspace import sweeps\n")
     assert wrong(tmp_path, {"workspace.base"}) == [("module.py", "workspace.sweeps")]

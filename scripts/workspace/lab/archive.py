@@ -8,6 +8,7 @@ no such list, one that was damaged does not agree with it.
 
 import argparse
 import contextlib
+import fcntl
 import filecmp
 import gzip
 import hashlib
@@ -34,7 +35,6 @@ from workspace.base.files import UNFINISHED, replacing
 _LIST = "sha256.json"
 _SEEDED = "state/seeded.json"
 _STAGING = ".restoring-"
-_LOCK = "restore.lock"
 _PIECE = 1 << 20
 _TRIES = 5
 
@@ -147,34 +147,36 @@ def restore(stream: BinaryIO) -> tuple[int, Path | None]:
     is killed, each file is the old or the new one, and doing it again completes it.
     Raises UserError where the archive is not right; then all is as it was.
     """
-    from filelock import FileLock, Timeout
+    digests, listed = {}, None
+    with _alone(), _faults_told():
+        for left in places.work().glob(f"{_STAGING}*"):  # of one that was killed
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=_STAGING, dir=places.work(), ignore_cleanup_errors=True) as folder:
+            staging = Path(folder)
+            for member, content in _members(stream):
+                if member.name == _LIST:
+                    listed = _list(content)
+                    continue
+                file = staging / member.name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                digests[member.name] = _digest(content, file)
+                file.chmod(0o600 | member.mode & 0o777)
+                os.utime(file, (member.mtime, member.mtime))
+            count = len(_require_equal(digests, listed).files)
+            return count, _put_in_place(staging, sorted(digests))
 
-    digests, listed, staging = {}, None, None
-    lock = places.state() / _LOCK
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other restores away. Raises UserError where one goes on."""
+    descriptor = os.open(places.state(), os.O_RDONLY)
     try:
-        with FileLock(lock, timeout=0):
-            try:
-                with _faults_told():
-                    for left in places.work().glob(f"{_STAGING}*"):  # of one that was killed
-                        shutil.rmtree(left)
-                    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=places.work()))
-                    for member, content in _members(stream):
-                        if member.name == _LIST:
-                            listed = _list(content)
-                            continue
-                        file = staging / member.name
-                        file.parent.mkdir(parents=True, exist_ok=True)
-                        digests[member.name] = _digest(content, file)
-                        file.chmod(0o600 | member.mode & 0o777)
-                        os.utime(file, (member.mtime, member.mtime))
-                count = len(_require_equal(digests, listed).files)
-                return count, _put_in_place(staging, sorted(digests))
-            finally:
-                if staging:
-                    shutil.rmtree(staging, ignore_errors=True)
-                lock.unlink(missing_ok=True)
-    except Timeout as error:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
         raise UserError("another restore is going on; nothing was changed") from error
+    finally:
+        os.close(descriptor)
 
 
 def _put_in_place(staging: Path, names: list[str]) -> Path | None:

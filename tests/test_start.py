@@ -332,6 +332,9 @@ def test_record_that_was_cut_short_is_one_line_as_long_as_the_server_lives(
     refused = command(checkout, f"scripts/{script}", *(["rotate"] if script == "token" else []), **without_engine)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert f"kill {server['pid']}" in refused.stderr
+    os.truncate(record, 10)  # within the number
+    refused = command(checkout, f"scripts/{script}", *(["rotate"] if script == "token" else []), **without_engine)
+    assert "kill (see `ps`)" in refused.stderr
     record.write_text(whole)
     assert command(checkout, "scripts/link", **without_engine).returncode == 0
 

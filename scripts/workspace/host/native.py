@@ -64,9 +64,9 @@ def running() -> Server | None:
     except (TypeError, ValueError) as error:
         if not _is_held():
             return None
-        pid = re.search(r"\d+", text)
+        pid = re.search(r'"pid": (\d+),', text)  # whole: half a number is another process's
         raise UserError(
-            f"a native server runs whose record {_RECORD} is damaged; end it: kill {pid[0] if pid else '(see `ps`)'}"
+            f"a native server runs whose record {_RECORD} is damaged; end it: kill {pid[1] if pid else '(see `ps`)'}"
         ) from error
     return server if server and (_is_held() or server.answers()) else None
 

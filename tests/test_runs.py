@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY, wait_until
 from small import command, notebook
-from workspace.runs import claims, folders
+from workspace.host import locate
+from workspace.runs import claims, folders, runs_command
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,18 @@ def test_the_list_names_status_and_parameters(work: Path) -> None:
     line = command(work, "runs", "list").stdout.splitlines()[-1]
     assert line.startswith("long  stopped")
     assert line.endswith("x 2")
+
+
+def test_a_list_without_runs_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKSPACE_WORK", str(tmp_path))
+    monkeypatch.setattr(locate, "_LAST", tmp_path / "started-in")
+    assert runs_command.list_runs(as_json=False) == 0
+    assert capsys.readouterr().out == f"There are no runs in {tmp_path}/runs.\n"
+    (tmp_path / "started-in").write_text(locate.DOCKER)
+    runs_command.list_runs(as_json=False)
+    assert "docker compose exec workspace runs list" in capsys.readouterr().out
 
 
 def test_tail_prints_what_the_notebook_printed_and_how_it_ended(work: Path) -> None:

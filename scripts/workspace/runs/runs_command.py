@@ -17,7 +17,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.terminal import duration
 from workspace.base.waiting import wait_until
-from workspace.host import start
+from workspace.host import locate, start
 from workspace.runs import folders, json_files, sweep_record
 from workspace.runs.sweep_record import SweepRecord
 
@@ -32,6 +32,11 @@ def list_runs(*, as_json: bool) -> int:
         everything = {"runs": runs, "sweeps": [_sweep_as_json(folder) for folder in sweep_record.everything()]}
         numbers = json.loads(json.dumps(everything), parse_constant=lambda _: None)  # other languages know no NaN
         cli.say(json.dumps(numbers))
+        return 0
+    if not known and not sweep_record.everything():
+        cli.say(f"There are no runs in {places.work() / 'runs'}.")
+        if locate.was_in_docker():
+            cli.say("The workspace was started in Docker; its runs: docker compose exec workspace runs list")
         return 0
     rows = [("RUN", "STATUS", "STARTED (UTC)", "TIME", "ACCURACY", "PARAMETERS")]
     for run in known:

@@ -524,7 +524,10 @@ def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fres
     assert read(lab) == 1
     restored = lab.request("POST", "/api/contents/saved.ipynb/checkpoints/checkpoint", lab.token)
     assert restored.status_code == 500
+    assert "No space left on device" in restored.text
     assert read(lab) == 1
+    theme = lab.request("PUT", "/lab/api/settings/@jupyterlab/apputils-extension:themes", lab.token, json={"raw": "{}"})
+    assert "No space left on device" in theme.text
     layout = {"data": {"mark": "second"}, "metadata": {"id": "default"}}
     assert lab.request("PUT", tabs, lab.token, json=layout).status_code == 500
     assert lab.get(tabs, lab.token).json()["data"] == {"mark": "first"}

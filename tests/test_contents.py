@@ -124,7 +124,7 @@ def test_checkpoint_restored_on_a_full_disk_leaves_the_notebook(
     asyncio.run(manager.save(notebook("first"), "x.ipynb"))
     asyncio.run(manager.save(notebook("second"), "x.ipynb"))
     full_disk(monkeypatch)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(HTTPError, match="No space left"):
         asyncio.run(manager.restore_checkpoint("checkpoint", "x.ipynb"))
     assert "second" in (tmp_path / "x.ipynb").read_text()
 
@@ -136,7 +136,7 @@ def test_checkpoint_written_on_a_full_disk_leaves_the_one_before(
     kept = Path(manager.checkpoints.checkpoint_path("checkpoint", "x.ipynb"))
     asyncio.run(manager.save(notebook("second"), "x.ipynb"))
     full_disk(monkeypatch)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(HTTPError, match="No space left"):
         asyncio.run(manager.create_checkpoint("x.ipynb"))
     assert "first" in kept.read_text()
 

@@ -41,6 +41,15 @@ def _rewriting(file: str) -> Iterator[Path]:
             shutil.copymode(path, new)
 
 
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell the user why the disk took it not: the stock server writes that to its log alone."""
+    try:
+        yield
+    except OSError as error:
+        raise HTTPError(500, f"{what}: {error.strerror}") from error
+
+
 class AtomicCheckpoints(AsyncFileCheckpoints):
     """Checkpoints that are written, and restored, as a whole."""
 
@@ -129,14 +138,15 @@ class AtomicContents(AsyncLargeFileManager):
             return await super().create_checkpoint(path)
         except OSError as error:
             if not self._lock(path).locked():
-                raise
+                raise HTTPError(500, f"{path} has no new checkpoint: {error.strerror}") from error
             self.log.warning("%s is saved; it has no checkpoint: %s", path, error.strerror)
             return None
 
     async def restore_checkpoint(self, checkpoint_id: str, path: str) -> None:
         """Put a checkpoint in the file's place once its saves are through."""
         async with self._lock(path):
-            await super().restore_checkpoint(checkpoint_id, path)
+            with _told(f"{path} is as it was: its checkpoint could not be restored"):
+                await super().restore_checkpoint(checkpoint_id, path)
 
     async def _save_chunk(self, model: dict[str, Any], path: str) -> dict[str, Any]:
         place, chunk = self._place(path), model["chunk"]
@@ -146,14 +156,13 @@ class AtomicContents(AsyncLargeFileManager):
         if upload is None or chunk not in (upload.chunks + 1, _LAST_CHUNK):
             raise HTTPError(409, f"the upload of {path} has lost its beginning; upload the file again")
         try:
-            await self._save_large_file(str(upload.aside), model["content"], model.get("format"))
-            if chunk == _LAST_CHUNK:
-                with _rewriting(place) as new:
-                    upload.aside.replace(new)
-        except Exception as error:
+            with _told(f"{path} could not be uploaded"):
+                await self._save_large_file(str(upload.aside), model["content"], model.get("format"))
+                if chunk == _LAST_CHUNK:
+                    with _rewriting(place) as new:
+                        upload.aside.replace(new)
+        except Exception:
             self._drop_upload(place)
-            if isinstance(error, OSError):
-                raise HTTPError(500, f"{path} could not be uploaded: {error.strerror}") from error
             raise
         upload.chunks += 1
         upload.last = time.monotonic()
@@ -190,7 +199,7 @@ def protect_layouts_and_settings() -> None:
     save_settings, save_workspace = settings_handler.save_settings, workspaces_handler.WorkspacesManager.save
 
     def save_settings_whole(schemas_dir: str, settings_dir: str, *arguments: object, **options: object) -> None:
-        with _folder_beside(Path(settings_dir)) as aside:
+        with _told("the settings could not be kept"), _folder_beside(Path(settings_dir)) as aside:
             save_settings(schemas_dir, aside, *arguments, **options)
 
     def save_workspace_whole(manager: workspaces_handler.WorkspacesManager, space_name: str, raw: str) -> Path:

@@ -81,14 +81,14 @@ def test_of_settings_run_once_nobody_says_which_is_better() -> None:
     assert ranking.certainty(once[:1]) == ""
 
 
-@pytest.mark.parametrize("name", ["loss", "test_loss", "Error", "training_seconds"])
+@pytest.mark.parametrize("name", ["loss", "test_loss", "valLoss", "Error", "training_seconds"])
 def test_less_of_a_loss_an_error_or_seconds_is_better_unless_told_and_that_is_said(name: str) -> None:
     assert Metric.asked(name, None).mode == "min"
     assert f"the lowest {name} is taken for the best" in Metric.asked(name, None).note
     assert Metric.asked(name, "max") == Metric(name, "max")
 
 
-@pytest.mark.parametrize("name", ["accuracy", "lossless", "score"])
+@pytest.mark.parametrize("name", ["accuracy", "lossless", "imagesPerSecond", "score"])
 def test_more_of_anything_else_is_better(name: str) -> None:
     assert Metric.asked(name, None) == Metric(name, "max")
 

@@ -450,6 +450,9 @@ def test_a_value_becomes_what_the_parameter_is(tmp_path: Path, line: str, given:
         ("v = 3", "three"),
         ("v = 3  # type: float", "three"),
         ("v: tuple = (1, 2)", "32"),
+        ("v: dict = {}", "{[1]: 2}"),
+        ("v: set = {1}", [[2], [3]]),
+        ("v: list = []", "-" * 20_000 + "1"),
         ("v: int = 1", notebook_parameters.Raw("5")),
     ],
 )
@@ -594,6 +597,8 @@ def test_a_file_of_parameters_means_what_it_says(tmp_path: Path) -> None:
     file.write_text("rate: 1e-3\nmirror: false\nmode: 'off'\n")  # stock YAML reads a string, False and False
     values = typed(notebook(tmp_path / "a.ipynb"), *notebook_parameters.read_file(file).items())
     assert values == {"rate": 0.001, "mirror": False, "mode": "off"}
+    file.write_text("v: {<<: {a: 1, b: 1}, b: 2}\n")
+    assert notebook_parameters.read_file(file) == {"v": {"a": 1, "b": 2}}
 
 
 @pytest.mark.parametrize("text", ["x: 1\nx: 2", "- 1", "x: [", "1: 2"])

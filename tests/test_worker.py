@@ -122,9 +122,17 @@ def test_other_packages_are_told_as_that(members_file: Path, tmp_path: Path) -> 
     assert "this machine has torch 1.0 in place of" in refused.stderr
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "a: b: c"])
-def test_another_file_is_not_taken_for_a_clusters(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "is not the file of a cluster"),
+        ("[1]", "is not the file of a cluster"),
+        ("a: b: c", "is not the file of a cluster"),
+        ("scheduler-address: 5", "the scheduler 5: write tcp://HOST:8786"),
+    ],
+)
+def test_another_file_is_not_taken_for_a_clusters(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "else.yaml").write_text(content)
     refused = check(tmp_path / "else.yaml", tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
-    assert "is not the file of a cluster" in refused.stderr
+    assert said in refused.stderr

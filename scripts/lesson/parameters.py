@@ -120,7 +120,7 @@ def _value(node: ast.expr) -> object:
     """The plain value that is written there, or its source."""
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         source = ast.unparse(node)
         special = re.fullmatch(r"float\('([-+]?(?:inf|nan))'\)", source)
         return float(special[1]) if special else Computed(source)

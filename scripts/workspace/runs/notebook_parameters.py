@@ -87,7 +87,8 @@ def value_of(parameter: Parameter, value: object) -> object:
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind in ("tuple", "set") and isinstance(value, list):
-        value = {"tuple": tuple, "set": set}[kind](value)  # YAML has nothing else for them
+        with contextlib.suppress(TypeError):  # a set of lists cannot be
+            value = {"tuple": tuple, "set": set}[kind](value)  # YAML has nothing else for them
     try:
         if kind in _SIMPLE:
             if kind == "float" and isinstance(value, float) and math.isnan(value):
@@ -184,7 +185,7 @@ def _read(kind: str, text: str) -> object:
             return ast.literal_eval(text)
         if kind:
             return {"int": int, "float": float}[kind](text)
-    except (ValueError, SyntaxError, KeyError):
+    except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError):
         return text
     if text in ("True", "False"):
         return text == "True"
@@ -203,7 +204,7 @@ class _UniqueKeys(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if key.value != "<<"]
         if doubled := {str(key) for key in keys if keys.count(key) > 1}:
             raise yaml.YAMLError(f"{', '.join(sorted(doubled))} is given twice")
         return super().construct_mapping(node, deep)

@@ -39,7 +39,8 @@ class Metric:
     @classmethod
     def asked(cls, name: str, mode: str | None) -> "Metric":
         """The metric called `name`; without a `mode`, losses, errors and seconds are minimised."""
-        if mode or not _MINIMISED & set(re.split(r"[^a-z]+", name.lower())):
+        words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}  # of val_loss, and of valLoss
+        if mode or not _MINIMISED & words:
             return cls(name, mode or "max")
         return cls(name, "min", f"the lowest {name} is taken for the best; --mode max turns that round")
 

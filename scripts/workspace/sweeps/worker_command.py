@@ -28,7 +28,7 @@ def main(
         return _containers(Path(os.devnull), 0, gpu=False).compose("rm", "--stop", "--force", "worker")
     if count < 0:
         raise UserError(f"-n {count}: a number above 0, please", cli.BAD_INPUT)
-    if file is None or not file.exists():
+    if file is None or not file.is_file():
         raise UserError(f"{file or 'a file'} is missing: copy cluster.yaml from the scheduler's machine", cli.BAD_INPUT)
     if not places.IN_IMAGE and not native and engine.is_installed():
         engine.require()
@@ -88,7 +88,7 @@ def _use(file: Path) -> str:
         file.read_text()
         import dask
 
-        return dask.config.get("scheduler-address")
+        return str(dask.config.get("scheduler-address"))
     except OSError as error:
         raise UserError(
             f"{file} cannot be read by uid {os.getuid()}: {error.strerror}; make it its own: sudo chown {os.getuid()}",

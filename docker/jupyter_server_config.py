@@ -112,8 +112,11 @@ c.ServerProxy.host_allowlist = ["dashboard"]
 # Kernels and terminals run in an environment of the user's own, and say why when they die.
 c.AsyncIOLoopKernelManager.restarter_class = server.TellingRestarter
 c.ServerApp.kernel_websocket_connection_class = server.TellingConnection
-shell = [sys.executable, str(places.REPOSITORY / "scripts" / "environment"), os.environ.get("SHELL", "bash")]
-c.ServerApp.terminado_settings = {"shell_command": shell}
+shell = [os.environ.get("SHELL", "bash")]
+if shell[0].endswith("bash"):
+    shell += ["--rcfile", str(places.REPOSITORY / "docker" / "terminal.bashrc")]
+environment = [sys.executable, str(places.REPOSITORY / "scripts" / "environment")]
+c.ServerApp.terminado_settings = {"shell_command": environment + shell}
 c.ServerApp.kernel_manager_class = limits.BoundedBufferKernels
 c.TerminalsExtensionApp.terminal_manager_class = limits.FlowControlledTerminals
 

@@ -179,3 +179,17 @@ def test_folder_of_another_user_refuses_to_start_with_one_line(native_server: Na
     assert refused.returncode == 78
     assert "work belongs to uid 0 and uid 65534 cannot write to it" in refused.stderr
     assert "chown -R 65534" in refused.stderr
+
+
+def test_pip_in_a_terminal_is_the_labs_whatever_the_users_shell_puts_first(
+    native_server: NativeServer, tmp_path: Path
+) -> None:
+    other = tmp_path / "other/pip"
+    other.parent.mkdir()
+    other.touch(0o755)
+    (tmp_path / ".bashrc").write_text(f"MINE=settings PATH={other.parent}:$PATH\n")
+    with native_server.running(HOME=str(tmp_path), SHELL="/bin/bash") as lab:
+        terminal = lab.request("POST", "/api/terminals", lab.token).json()["name"]
+        said = lab.in_terminal(terminal, "command -v pip; echo $MINE=$((6*7))", until="settings=42")
+    assert "state/kernels" in said
+    assert str(other) not in said

@@ -257,6 +257,16 @@ def test_what_is_printed_while_nobody_reads_arrives(tmp_path: Path) -> None:
     assert (tmp_path / "out/log.txt").read_text().split() == ["at", "it", *map(str, range(9000))]
 
 
+def test_the_threads_in_run_json_are_those_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Dask sets it for several workers of one machine
+    shows = Notebook.read(notebook(tmp_path / "shows.ipynb", "import os; print(os.environ['OMP_NUM_THREADS'])"))
+    made = execution.execute(
+        execution.Job(shows, tmp_path / "out", environment={"OMP_NUM_THREADS": "3"}), threading.Event()
+    )
+    assert (made.folder / "log.txt").read_text() == "3\n"
+    assert made.record.threads == 3
+
+
 def test_a_kernel_that_has_done_its_work_is_asked_to_end_not_interrupted(tmp_path: Path) -> None:
     listens = "import signal; signal.signal(signal.SIGINT, lambda *_: open('interrupted', 'w'))"
     done = command(tmp_path, "run", notebook(tmp_path / "listens.ipynb", listens), "-o", "out")

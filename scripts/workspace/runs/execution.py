@@ -276,7 +276,7 @@ def _literal(path: Path) -> str:
 
 
 def _asked_threads(job: Job) -> int | None:
-    asked = (job.environment | os.environ).get("OMP_NUM_THREADS", "")
+    asked = (os.environ | job.environment).get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() else None
 
 

@@ -63,22 +63,17 @@ def test_what_cannot_be_shown_is_named(odd: str) -> None:
 
 
 def test_a_part_that_fails_is_named_in_its_place_and_the_others_are_shown(tmp_path: Path) -> None:
-    made(tmp_path / "a", {"accuracy": 0.5}, x=1)
-    made(tmp_path / "b", {"accuracy": 0.6}, x=2)
+    made(tmp_path / "runs/a", {"accuracy": 0.5}, x=1)
+    made(tmp_path / "runs/b", {"accuracy": 0.6}, x=2)
     broken = json.loads(report.NOTEBOOK.read_text())
     for cell in broken["cells"]:
         cell["source"] = [line.replace("axis.scatter(*zip", "axis.no_such(*zip") for line in cell["source"]]
     (tmp_path / "broken.ipynb").write_text(json.dumps(broken))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "NOTEBOOK", tmp_path / "broken.ipynb")
-        page = page_of_two(tmp_path)
+        page = page_of(tmp_path / "runs", ACCURACY)
     assert "This part cannot be shown: AttributeError" in page
     assert "<h2>What it costs</h2>" in page
-
-
-def page_of_two(folder: Path) -> str:
-    rows = [ranking.row(folders.Run(folder / name), "accuracy") for name in "ab"]
-    return report.write(folder, ranking.entries(rows, ACCURACY), ACCURACY, "two").read_text()
 
 
 def test_eight_parameters_get_two_rows_of_pictures(tmp_path: Path) -> None:
@@ -90,6 +85,13 @@ def test_eight_parameters_get_two_rows_of_pictures(tmp_path: Path) -> None:
         float(height) for picture in pictures for height in re.findall(r'<svg[^>]*? height="([\d.]+)pt"', picture)
     ]
     assert max(heights) > 390, "two rows of 2.8 inches, 72 points each"
+
+
+def test_curves_of_which_none_can_be_drawn_are_named(tmp_path: Path) -> None:
+    made(tmp_path / "a", {"accuracy": 0.5}, {"loss": "none"}, x=1)
+    page = page_of(tmp_path, ACCURACY)
+    assert "Not shown where it is no list of numbers: loss." in page
+    assert "cannot be shown" not in page
 
 
 def test_where_less_is_better_the_report_says_so(tmp_path: Path) -> None:
@@ -109,6 +111,12 @@ def test_seeds_are_one_line_and_the_report_says_what_they_tell(tmp_path: Path) -
     assert "0.6 ± 0.14 of 2 seeds</span> accuracy, with width 16" in page
     assert "The best cannot be told apart from the next one" in page
     assert "4 runs of 2 settings" in page
+
+
+def test_a_setting_of_which_one_seed_wrote_no_metric_says_so(tmp_path: Path) -> None:
+    made(tmp_path / "a", {"accuracy": 0.1}, seed=0)
+    made(tmp_path / "b", {"other": 0.1}, seed=1)
+    assert page_of(tmp_path, ACCURACY).count("1 of 2 without it") == 1
 
 
 DRAWN = """

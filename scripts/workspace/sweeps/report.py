@@ -93,10 +93,11 @@ def _shown(folder: Path, entry: Entry, metric: Metric) -> dict[str, Any]:
     else:
         shown = "no number" if metric.name in entry.rows[0].metrics else "not written"
     failed = sum(row.status != folders.COMPLETED for row in entry.rows)
-    partly = f"{failed} of {len(entry.rows)} failed" if failed and entry.mean is not None else ""
+    without = {"failed": failed, "without it": len(entry.rows) - len(entry.values) - failed}
+    partly = [f"{count} of {len(entry.rows)} {what}" for what, count in without.items() if count and entry.values]
     return {
         "shown": shown,
-        "note": ", ".join(filter(None, [partly, entry.caveat])),
+        "note": ", ".join(filter(None, [*partly, entry.caveat])),
         "ranks": entry.ranks,
         "value": entry.mean,
         "values": entry.values,

@@ -1,7 +1,7 @@
 """Going on without the terminal: in the background, or under nohup."""
 
+import json
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def go_on(work: Callable[[Callable[[str], None]], object]) -> str:
         os.close(hears)
         _work_alone(work, tells)
     os.close(tells)
-    with os.fdopen(hears, "rb") as pipe:
+    with os.fdopen(hears) as pipe:
         said = pipe.read()
     if not said:
         raise UserError("it could not be started in the background; try it without")
-    begun, text, exit_code = pickle.loads(said)  # noqa: S301  (from ourselves)
-    if not begun:
+    text, exit_code = json.loads(said)
+    if exit_code:
         raise UserError(text, exit_code)
     return text
 
@@ -43,16 +43,16 @@ def _work_alone(work: Callable[[Callable[[str], None]], object], tells: int) -> 
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
-    pipe = os.fdopen(tells, "wb")
+    pipe = os.fdopen(tells, "w")
 
-    def tell(begun: bool, text: str, exit_code: int = 0) -> None:
+    def tell(text: str, exit_code: int = 0) -> None:
         if not pipe.closed:
-            pipe.write(pickle.dumps((begun, text, exit_code)))
+            pipe.write(json.dumps([text, exit_code]))
             pipe.close()
 
     try:
-        work(lambda text: tell(True, text))
+        work(tell)
     except UserError as error:
-        tell(False, str(error), error.exit_code)
+        tell(str(error), error.exit_code)
     finally:
         os._exit(0)

@@ -51,21 +51,21 @@ _METRICS_NEEDED = (
 class Options:
     """What the command line says, beyond notebook and axes."""
 
-    output: Path | None = None
-    method: str = "grid"
-    count: int | None = None
-    seed: int = 0
-    jobs: int | None = None
-    scheduler: str | None = None
-    metric: str = "accuracy"
-    mode: str | None = None
-    retries: int = 0
-    timeout: float | None = None
-    rerun: str = "failed"
-    in_background: bool = False
-    dry_run: bool = False
-    report_only: bool = False
-    yes: bool = False
+    output: Path | None
+    method: str
+    count: int | None
+    seed: int
+    jobs: int | None
+    scheduler: str | None
+    metric: str
+    mode: str | None
+    retries: int
+    timeout: float | None
+    rerun: str
+    in_background: bool
+    dry_run: bool
+    report_only: bool
+    yes: bool
 
 
 def main(notebook: Path, assignments: list[str], file: Path | None, options: Options) -> int:

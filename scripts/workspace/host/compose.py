@@ -125,9 +125,9 @@ class Workspace:
         container = self._ps(SERVICE)[0]
         mounts = json.loads(_inspect(container, "{{json .Mounts}}"))
         sources = {mount["Destination"]: mount["Source"] for mount in mounts}
-        given = Path(sources[_SECRETS]) / "token"
-        if os.path.lexists(given):
-            access.replace(given)  # read-only in the container
+        file = Path(sources[_SECRETS]) / "token"
+        if os.path.lexists(file):
+            access.replace(file)  # read-only in the container
         else:
             rotated = self._module("workspace.lab.access", "rotate")
             if rotated.returncode:
@@ -204,18 +204,13 @@ class Workspace:
         ]
 
     def _wait_until_healthy(self) -> None:
-        answers = "it answers"
-
-        def outcome() -> str | None:
-            return self._ended() or (answers if self._answers() else None)
-
-        found = wait_until(outcome, _HEALTHY_WITHIN_S, every_s=0.3)
-        if not found:
+        outcome = wait_until(lambda: self._ended() or self._answers(), _HEALTHY_WITHIN_S, every_s=0.3)
+        if not outcome:
             raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: docker compose logs")
-        if found != answers:
-            log = self._compose("logs", "--no-log-prefix", "--tail", "50", found).stdout
+        if outcome is not True:  # the service that ended
+            log = self._compose("logs", "--no-log-prefix", "--tail", "50", outcome).stdout
             self._compose("down")
-            what = "Caddy, which does TLS," if found == TLS else "the workspace"
+            what = "Caddy, which does TLS," if outcome == TLS else "the workspace"
             raise UserError(f"{what} did not start: {serve.last_words(log)}")
 
     def _answers(self) -> bool:

@@ -53,7 +53,7 @@ class Server:
                 f"the native server, process {self.pid}, does not answer: `kill -CONT {self.pid}` lets one that was "
                 "stopped go on, scripts/stop ends it"
             )
-        return access.link(self.public_host, self.port, access.in_use().read_text())
+        return access.link(self.public_host, self.port, access.token_in_use())
 
 
 def running() -> Server | None:
@@ -68,6 +68,7 @@ def running() -> Server | None:
         raise UserError(
             f"a native server runs whose record {_RECORD} is damaged; end it: kill {pid[1] if pid else '(see `ps`)'}"
         ) from error
+    # One that an older release started holds nothing.
     return server if server and (_is_held() or server.answers()) else None
 
 

@@ -33,16 +33,16 @@ class Options:
 
     def settings(self) -> dict[str, str]:
         """The same as compose variables."""
-        given = {
+        variables = {
             "WORKSPACE_HTTPS_PORT" if self.tls else "WORKSPACE_PORT": self.port and str(self.port),
             "WORKSPACE_BIND": self.bind,
             "WORKSPACE_PUBLIC_HOST": self.public_host,
         }
         if self.tls:
             host = self.public_host or settings.get("WORKSPACE_PUBLIC_HOST") or own_name(self.bind or EVERYWHERE)
-            given["WORKSPACE_PUBLIC_HOST"] = host  # the certificate's name and the link's
-            given["WORKSPACE_TLS_ISSUER"] = settings.get("WORKSPACE_TLS_ISSUER") or issuer(host)
-        return {name: value for name, value in given.items() if value}
+            variables["WORKSPACE_PUBLIC_HOST"] = host  # the certificate's name and the link's
+            variables["WORKSPACE_TLS_ISSUER"] = settings.get("WORKSPACE_TLS_ISSUER") or issuer(host)
+        return {name: value for name, value in variables.items() if value}
 
 
 def start(options: Options, *, natively: bool = False, reset_lesson: bool = False) -> str:

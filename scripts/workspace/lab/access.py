@@ -45,25 +45,27 @@ def _refusal(source: str, fault: str) -> UserError:
 
 def resolve() -> str:
     """The token this server is to ask for. Raises UserError where one was given that is bad or cannot be read."""
-    for file in (os.environ.get("JUPYTER_TOKEN_FILE"), places.secrets() / "token"):
-        if file is not None and (given := _read(Path(file))) is not None:
-            return check(given, str(file))
-        if isinstance(file, str):
-            raise UserError(f"the token file {file} does not exist", REFUSED)
+    if (named := os.environ.get("JUPYTER_TOKEN_FILE")) is not None:
+        if (token := _read(Path(named))) is None:
+            raise UserError(f"the token file {named} does not exist", REFUSED)
+        return check(token, named)
+    file = places.secrets() / "token"
+    if (token := _read(file)) is not None:
+        return check(token, str(file))
     if settings.is_set("JUPYTER_TOKEN"):
         return check((settings.get("JUPYTER_TOKEN") or "").strip(), "JUPYTER_TOKEN")
     kept = places.state() / "token"
-    if (given := _read(kept)) is None:
-        given = secrets.token_hex(_BITS // 8)
-        write(kept, given)
-    return check(given, str(kept))
+    if (token := _read(kept)) is None:
+        token = secrets.token_hex(_BITS // 8)
+        write(kept, token)
+    return check(token, str(kept))
 
 
 def rotate() -> None:
     """Put a new token where the server takes it from at its next start. Raises UserError where that cannot be done."""
-    named, given = os.environ.get("JUPYTER_TOKEN_FILE"), places.secrets() / "token"
-    if named or os.path.lexists(given):
-        replace(Path(named or given))
+    named, file = os.environ.get("JUPYTER_TOKEN_FILE"), places.secrets() / "token"
+    if named or os.path.lexists(file):
+        replace(Path(named or file))
     elif settings.is_set("JUPYTER_TOKEN"):
         raise UserError(
             "the token is given by the variable JUPYTER_TOKEN and changes with it: set another where it is set, in the "

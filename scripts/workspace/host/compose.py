@@ -46,11 +46,11 @@ class Workspace:
 
     def port(self) -> int:
         """The port on the host."""
-        return int(self._published()["published"])
+        return int(self._configured_port()["published"])
 
     def bind(self) -> str:
         """The host's address that the port is opened on."""
-        return self._published()["host_ip"]
+        return self._configured_port()["host_ip"]
 
     def exists(self) -> bool:
         """Whether there is anything of it: containers or volumes."""
@@ -236,8 +236,8 @@ class Workspace:
         """Run a module of this package in the running container."""
         return self._compose("exec", *_MODULE, name, *arguments)
 
-    def _published(self) -> dict[str, str]:
-        """The configured port that a browser connects to."""
+    def _configured_port(self) -> dict[str, str]:
+        """The port that a browser connects to, as it is set."""
         return self._configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
 
     def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -16,13 +16,9 @@ def running() -> native.Server | Workspace:
     """The workspace that runs. Raises UserError where none does, or where that cannot be known."""
     if server := native.running():
         return server
-    try:
-        engine.require()
-    except engine.UnreachableError as error:
-        if _may_be_in_docker():
-            raise UserError(f"no workspace is running natively, and {error}") from error
-        raise UserError("no workspace is running; scripts/start starts it") from error
-    workspace = Workspace()
+    workspace = _in_engine("no workspace is running natively, and {}")
+    if workspace is None:
+        raise UserError("no workspace is running; scripts/start starts it")
     if workspace.running():
         return workspace
     raise UserError(f"no workspace is running natively, nor {_named(workspace)}; scripts/start starts it")
@@ -36,14 +32,8 @@ def in_docker(*, natively: bool = False, may_be_new: bool = False) -> Workspace 
     """
     if natively or places.IN_IMAGE or native.running():
         return None
-    try:
-        engine.require()
-    except engine.UnreachableError as error:
-        if _may_be_in_docker():
-            raise UserError(f"{error}; with --native, the workspace in this machine's folders is meant") from error
-        return None
-    workspace = Workspace()
-    if workspace.running():
+    workspace = _in_engine("{}; with --native, the workspace in this machine's folders is meant")
+    if workspace is None or workspace.running():
         return workspace
     if _last() == NATIVE:
         return None
@@ -71,9 +61,18 @@ def _last() -> str | None:
     return _LAST.read_text() if _LAST.exists() else None
 
 
-def _may_be_in_docker() -> bool:
-    """Whether the workspace may be in an engine that cannot be reached."""
-    return _last() == DOCKER or (_last() is None and engine.is_installed())
+def _in_engine(refusal: str) -> Workspace | None:
+    """The workspace of the engine, whether or not it is there; None where no engine answers and none ever had it.
+
+    Raises UserError, with the reason in `refusal`, where it may be in an engine that does not answer.
+    """
+    try:
+        engine.require()
+    except engine.UnreachableError as error:
+        if _last() == DOCKER or (_last() is None and engine.is_installed()):
+            raise UserError(refusal.format(error)) from error
+        return None
+    return Workspace()
 
 
 def _named(workspace: Workspace) -> str:

@@ -85,7 +85,7 @@ def start(bind: str, port: int, public_host: str) -> Server:
         fcntl.flock(record, fcntl.LOCK_EX)
         process = subprocess.Popen(
             [venv.PYTHON, places.REPOSITORY / "scripts" / "serve", "--ip", bind, "--port", str(port)],
-            env=environment(),
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -122,7 +122,7 @@ def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
         )
 
 
-def environment() -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """What the server and its kernels are told, as the image's ENV tells them there."""
     return os.environ | {
         "PATH": f"{venv.FOLDER / 'bin'}:{os.environ.get('PATH', os.defpath)}:{_COMMANDS}",

@@ -8,7 +8,7 @@ from workspace.base import settings
 from workspace.base.cli import UserError
 from workspace.host import causes
 
-OLDEST_COMPOSE = (2, 24)
+_OLDEST_COMPOSE = (2, 24)
 
 _MACHINES_OWN = 512 << 20
 
@@ -40,9 +40,9 @@ def require() -> None:
         raise UnreachableError(f"the Docker engine cannot be reached: {said}")
     version = _run("compose", "version", "--short")
     numbers = tuple(int(number) for number in re.findall(r"\d+", version.stdout)[:2])
-    if version.returncode or numbers < OLDEST_COMPOSE:
+    if version.returncode or numbers < _OLDEST_COMPOSE:
         have = f"is {version.stdout.strip()}" if not version.returncode else "is missing"
-        wanted = ".".join(map(str, OLDEST_COMPOSE))
+        wanted = ".".join(map(str, _OLDEST_COMPOSE))
         raise UserError(
             f"Docker Compose {have} and {wanted} or newer is needed: install docker-compose-v2 "
             "(Ubuntu), docker-compose (Debian) or docker-compose-plugin (Docker's packages); "

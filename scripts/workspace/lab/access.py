@@ -115,14 +115,11 @@ def write(file: Path, token: str) -> None:
     The owner stays who it was: the container's user, say, of a file that root rewrites.
     """
     with replacing(file) as new:
-        new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
             if file.exists() and (owner := file.stat()).st_uid != os.getuid():
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
             stream.write(token)
-            stream.flush()
-            os.fsync(stream.fileno())
 
 
 def in_use() -> Path:

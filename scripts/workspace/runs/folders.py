@@ -82,8 +82,6 @@ class Record:
         with replacing(file) as new, new.open("w") as text:
             json.dump(json_files.plain(asdict(self)), text, indent=2)
             text.write("\n")
-            text.flush()
-            os.fsync(text.fileno())
 
 
 @dataclass(frozen=True)

@@ -328,14 +328,15 @@ def test_record_that_was_cut_short_is_one_line_as_long_as_the_server_lives(
 ) -> None:
     record = checkout / ".workspace/server.json"
     whole = record.read_text()
-    os.truncate(record, 20)
-    refused = command(checkout, f"scripts/{script}", *(["rotate"] if script == "token" else []), **without_engine)
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-    assert f"kill {server['pid']}" in refused.stderr
-    os.truncate(record, 10)  # within the number
-    refused = command(checkout, f"scripts/{script}", *(["rotate"] if script == "token" else []), **without_engine)
-    assert "kill (see `ps`)" in refused.stderr
-    record.write_text(whole)
+    try:
+        for length, hint in ((20, f"kill {server['pid']}"), (10, "kill (see `ps`)")):  # 10: within the number
+            os.truncate(record, length)
+            arguments = ["rotate"] if script == "token" else []
+            refused = command(checkout, f"scripts/{script}", *arguments, **without_engine)
+            assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+            assert hint in refused.stderr
+    finally:  # without it no command could stop the server
+        record.write_text(whole)
     assert command(checkout, "scripts/link", **without_engine).returncode == 0
 
 

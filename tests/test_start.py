@@ -15,7 +15,7 @@ import pytest
 from labs import REPOSITORY, Lab, command, free_port, wait_until
 from workspace.base import network
 from workspace.base.cli import UserError
-from workspace.host import build, causes, start
+from workspace.host import causes, progress, start
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_what_the_build_decides_is_said_and_the_rest_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = "#5 [2/9] RUN uv\\n#5 0.3 downloading\\n#5 0.4 workspace: the larger one is taken.\\n"
-    assert build.build(["printf", output], os.environ, tmp_path / "log")
+    assert progress.run(["printf", output], os.environ, tmp_path / "log", "Building", progress.build_step)
     assert capsys.readouterr().out == "the larger one is taken.\n"
     assert "downloading" in (tmp_path / "log").read_text()
 

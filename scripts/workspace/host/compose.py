@@ -12,7 +12,7 @@ from typing import IO, Any
 from workspace.base import cli, network, places, settings
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
-from workspace.host import build, causes, engine
+from workspace.host import causes, engine, progress
 from workspace.lab import access, serve
 
 SERVICE = "workspace"
@@ -90,11 +90,10 @@ class Workspace:
     def build(self) -> None:
         """Build the image, or bring it up to date. Raises UserError with the cause."""
         log = places.NATIVE / "build.log"
-        log.parent.mkdir(exist_ok=True)
         # Compose writes the project's name into the image. With one name for all it is the same image, whoever builds,
         # and nobody's container is made anew because somebody else started theirs.
         command = self._command(f"--project-name={_BUILDER}", "--progress=plain", "build", SERVICE)
-        if build.build(command, self._environment(), log):
+        if progress.run(command, self._environment(), log, "Building", progress.build_step):
             return
         cause = self._cause(log.read_text())
         if engine.has_image(self.image()):

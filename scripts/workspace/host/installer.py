@@ -3,14 +3,12 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from workspace.base import network, places
 from workspace.base.cli import UserError
-from workspace.base.terminal import StatusLine
-from workspace.host import causes
+from workspace.host import causes, progress
 
 _LOCK = places.REPOSITORY / "docker" / "uv.txt"
 _ITSELF = {"pip", "setuptools", "uv", "wheel"}
@@ -61,19 +59,6 @@ def _run(*command: str | Path) -> None:
     """Run it with a line that shows how far it is. Raises InstallationError."""
     # Compiled once, here: not by each command's first start, nor by every one where nothing may be written beside it.
     environment = os.environ | network.environment() | {"UV_HTTP_TIMEOUT": "180", "UV_COMPILE_BYTECODE": "1"}
-    begun = time.monotonic()
     log = places.NATIVE / "install.log"
-    log.parent.mkdir(exist_ok=True, mode=0o700)
-    with (
-        log.open("w+") as file,
-        StatusLine() as line,
-        subprocess.Popen(
-            command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        for said in process.stdout or ():
-            file.write(said)
-            line.show(f"Installing, {time.monotonic() - begun:3.0f} s: {said.strip()}")
-        if process.wait():
-            file.seek(0)
-            raise InstallationError(file.read(), log)
+    if not progress.run(list(command), environment, log, "Installing", str.strip):
+        raise InstallationError(log.read_text(), log)

@@ -34,10 +34,6 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)", BAD_INPUT)
 
 
-def no_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command has none but --help."""
-
-
 def path(text: str) -> Path:
     """A path on the command line. The commands cannot name the class themselves: old Pythons lack it."""
     return Path(text)
@@ -51,7 +47,7 @@ def say(line: str) -> None:
 def run(
     description: str,
     main: Callable[[argparse.Namespace], int | None],
-    arguments: Callable[[argparse.ArgumentParser], None] = no_arguments,
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda _: None,
     enter: Callable[[], None] | None = None,
 ) -> NoReturn:
     """Read the command line as `arguments` defines it, call `main` with it, and exit with the code that fits.

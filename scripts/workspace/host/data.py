@@ -1,5 +1,6 @@
 """Look after CIFAR-10 in the data folder of the workspace, which may be a folder of this machine or Docker's volume."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -37,7 +38,5 @@ def _in_container(workspace: Workspace, command: str, file: str | None) -> int:
     inside = [*terminal, compose.SERVICE, "data", command, *([STANDARD_INPUT] if file else [])]
     # What is set here for this command, on top of what the workspace was started with.
     variables = ["CIFAR10_MIRRORS"] if os.environ.get("CIFAR10_MIRRORS") else []
-    if file and file != STANDARD_INPUT:
-        with Path(file).open("rb") as archive:
-            return workspace.run(*inside, variables=variables, stdin=archive).returncode
-    return workspace.run(*inside, variables=variables).returncode
+    with Path(file).open("rb") if file and file != STANDARD_INPUT else contextlib.nullcontext() as archive:
+        return workspace.run(*inside, variables=variables, stdin=archive).returncode

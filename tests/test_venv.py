@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY
+from workspace.host.installer import Installer
 
 
 def wheel(folder: Path, name: str, version: str) -> None:
@@ -123,3 +124,13 @@ def test_one_that_belongs_to_another_checkout_is_left_alone(clone: Clone, tmp_pa
     refused = clone.make()
     assert "is a link to another checkout's" in refused.stderr
     assert "alpha-2" in clone.packages()
+
+
+@pytest.mark.parametrize(("more", "replaced"), [("", False), ("0", True)])
+def test_uv_of_another_version_is_replaced(tmp_path: Path, more: str, replaced: bool) -> None:
+    locked = (REPOSITORY / "docker/uv.txt").read_text().split()[0].removeprefix("uv==")
+    for name, does in (("uv", f"echo uv {locked}{more} of today"), ("python", f"touch '{tmp_path}/installed'")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    Installer(tmp_path / "python")
+    assert (tmp_path / "installed").exists() == replaced

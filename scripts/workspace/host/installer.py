@@ -29,14 +29,11 @@ class Installer:
         self._python = python
         self.uv = python.with_name("uv")
         version = _LOCK.read_text().split(maxsplit=1)[0].removeprefix("uv==")
-        if version not in self._version():
+        asked = [self.uv, "--version"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout if self.uv.exists() else ""
+        if version not in told.split():
             pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes"]
             _run(*pip, "--requirement", _LOCK)
-
-    def _version(self) -> str:
-        if not self.uv.exists():
-            return ""
-        return subprocess.run([self.uv, "--version"], capture_output=True, text=True, check=False).stdout
 
     def install(self, requirements: Path, *options: str) -> None:
         """Install what the file names. Raises InstallationError."""

@@ -117,6 +117,14 @@ def several(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_runs_of_one_second_are_listed_by_their_names(tmp_path: Path) -> None:
+    for name in "cabd":
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        folders.Record(status="completed").write(tmp_path / "runs" / name / "run.json")
+    listed = command(tmp_path, "runs", "list").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in listed] == ["a", "b", "c", "d"]
+
+
 def test_runs_of_sweeps_are_told_apart_by_the_sweep(several: Path) -> None:
     listed = command(several, "runs", "list").stdout
     assert "one/x-1  " in listed

@@ -70,6 +70,16 @@ def test_an_axis_that_makes_no_sense_is_refused(tmp_path: Path, given: list[str]
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize(("kernel", "said"), [({}, "names no kernel"), ({"name": "nope"}, "'nope' is not installed")])
+def test_a_notebook_whose_kernel_is_not_there_is_refused(tmp_path: Path, kernel: dict, said: str) -> None:
+    small = notebook(tmp_path / "small.ipynb", METRICS)
+    small.write_text(json.dumps(json.loads(small.read_text()) | {"metadata": {"kernelspec": kernel}}))
+    done = command(tmp_path, "sweep", small, "-p", "x=1,2", "-o", "out")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     file = {"x": [1, 2], "rate": "log:1e-2:1e-1:2", "mirror": False}
     assert read_axes(tmp_path, "x=5", file=file) == {"rate": (0.01, 0.1), "mirror": (False,), "x": (5,)}

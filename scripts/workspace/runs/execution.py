@@ -22,13 +22,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import papermill
-from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from workspace.base import cli, places
-from workspace.base.cli import UserError
+from workspace.base import places
 from workspace.base.terminal import duration
 from workspace.runs import claims, folders, kernels, notebook_parameters
 from workspace.runs.folders import Record
@@ -133,20 +131,6 @@ def execute(job: Job, cancel: threading.Event, progress: Progress | None = None)
             dataset_digest=metrics.get("dataset_digest"),
         )
         return folders.Run(claims.publish(hidden, folder, record))
-
-
-def require_kernel(job: Job) -> None:
-    """Raise UserError where the kernel that the job or its notebook asks for is not installed."""
-    job.notebook.node()  # raises where it breaks the format
-    name = job.kernel or job.notebook.kernel
-    if name is None:
-        raise UserError(f"{job.notebook.name} names no kernel; -k python3 runs it with Python's", cli.BAD_INPUT)
-    try:
-        KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
-    except NoSuchKernel as error:
-        raise UserError(
-            f"the kernel {name!r} is not installed here; -k python3 takes Python's own", cli.BAD_INPUT
-        ) from error
 
 
 def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress) -> tuple[str, str | None]:

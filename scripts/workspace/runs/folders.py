@@ -156,9 +156,9 @@ class Run:
         return RUNNING if is_held(self.folder / STATE) else LOST
 
 
-def default_folder(notebook: Path) -> Path:
-    """Where a run of `notebook` goes unless it is told, or beside that: runs/NOTEBOOK-TIME in the work folder."""
-    return _top() / f"{notebook.stem}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+def default_folder(name: str) -> Path:
+    """Where what is called `name` goes unless it is told: runs/NAME-TIME in the work folder."""
+    return _top() / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
 def _top() -> Path:
@@ -169,7 +169,7 @@ def everything() -> list[Run]:
     """All runs in the work folder, those of sweeps included, finished or not; the latest last."""
     files = (file for above in ("*", "*/*") for name in (RECORD, STATE) for file in _top().glob(f"{above}/{name}"))
     found = {file.parent for file in files if TRASH not in file.parts}
-    return sorted(map(Run, found), key=lambda run: run.record.started)
+    return sorted(map(Run, found), key=lambda run: (run.record.started, run.full_name))
 
 
 def find(name: str | None) -> Run:

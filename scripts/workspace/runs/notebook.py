@@ -123,6 +123,20 @@ class Notebook:
         """Whether this was the notebook that `digest` was taken of; an older workspace took it of the whole file."""
         return digest in {self.digest, _digest(self.text)}
 
+    def require_kernel(self, kernel: str | None = None) -> None:
+        """Raise UserError where it breaks the format, or its kernel, or this one in its place, is not installed."""
+        from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
+
+        self.node()
+        name = kernel or self.kernel
+        hint = "choose another in the lab, or run it with -k python3"
+        if name is None:
+            raise UserError(f"{self.path} names no kernel; {hint}", cli.BAD_INPUT)
+        try:
+            KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
+        except NoSuchKernel as error:
+            raise UserError(f"the kernel {name!r} is not installed here; {hint}", cli.BAD_INPUT) from error
+
     def node(self) -> "NotebookNode":
         """A copy for papermill. Raises UserError where it breaks the format."""
         return self._node(json.dumps(self.content))

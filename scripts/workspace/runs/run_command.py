@@ -55,8 +55,9 @@ def main(
         values |= notebook_parameters.typed(source, pairs)
     if copy:
         _require_place_for_copy(copy, source)
-    folder = (output or folders.default_folder(notebook)).absolute()
+    folder = (output or folders.default_folder(notebook.stem)).absolute()
     folders.require_new(folder)
+    source.require_kernel(kernel)
     from workspace.runs import execution  # it imports papermill: bad input need not wait for that
 
     job = execution.Job(
@@ -70,7 +71,6 @@ def main(
         kernel=kernel,
         cwd=cwd and cwd.absolute(),
     )
-    execution.require_kernel(job)
     if dry_run:
         for name, value in notebook_parameters.effective(source, job.parameters).items():
             cli.say(f"{name} = {value!r}{'' if name in job.parameters else '  (default)'}")

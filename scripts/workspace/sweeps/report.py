@@ -6,7 +6,6 @@ import re
 import tempfile
 import threading
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,7 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     found = [folders.find(name) for name in names]
     if unfinished := [run.name for run in found if not run.finished]:
         raise UserError(f"{unfinished[0]} has not ended; {places.command('runs')} list shows which have", cli.BAD_INPUT)
-    time = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    folder = (output or places.work() / "runs" / f"compare-{time}").absolute()
+    folder = (output or folders.default_folder("compare")).absolute()
     folders.require_new(folder)
     folder.mkdir(parents=True)
     rows = [replace(ranking.row(run, metric.name), name=run.full_name) for run in found]

@@ -83,6 +83,7 @@ def main(notebook: Path, assignments: list[str], file: Path | None, options: Opt
             raise UserError(f"{sweep.folder} is not the folder of a sweep", cli.BAD_INPUT)
         return sweep.report()
     folders.require_writable(sweep.folder)
+    source.require_kernel()
     if notebook_parameters.OUTPUT_FOLDER not in source.parameters:
         cli.say(f"these runs can be ranked by nothing: {_METRICS_NEEDED}")
     if options.dry_run:

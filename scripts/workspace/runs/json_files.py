@@ -10,23 +10,23 @@ from typing import Any
 _MOST_BYTES = 10_000_000
 
 
-def read_fields(plain: Any, file: Path) -> dict[str, Any]:  # noqa: ANN401  (a dataclass)
-    """What a JSON file holds of the fields of `plain`, a dataclass's defaults, `schema` among them.
+def read_fields(defaults: Any, file: Path) -> dict[str, Any]:  # noqa: ANN401  (a dataclass)
+    """What a JSON file holds of the fields of the dataclass `defaults`, `schema` among them.
 
-    Raises ValueError where it is damaged, where a field has another type than in `plain`, or the schema is newer.
+    Raises ValueError where it is damaged, where a field has another type than there, or the schema is newer.
     """
     try:
         content = {"schema": 1} | _read(file)
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    known = {item.name: content[item.name] for item in fields(plain) if item.name in content}
+    known = {item.name: content[item.name] for item in fields(defaults) if item.name in content}
     for name, value in known.items():
-        expected = getattr(plain, name)
+        expected = getattr(defaults, name)
         if expected is not None and not isinstance(value, type(expected)):
             raise ValueError(f"{file} is damaged: {name} is {value!r}")
-    if known["schema"] > plain.schema:
+    if known["schema"] > defaults.schema:
         raise ValueError(
-            f"{file} is of a newer workspace (schema {known['schema']}; this one reads {plain.schema}): "
+            f"{file} is of a newer workspace (schema {known['schema']}; this one reads {defaults.schema}): "
             "update the workspace"
         )
     return known
@@ -62,7 +62,7 @@ def plain(value: object) -> object:
 
 
 def read_or_complain(file: Path) -> tuple[dict[str, Any], str]:
-    """The same, or an empty one and what is wrong; that there is no such file is not wrong."""
+    """The object in a JSON file, or an empty one and what is wrong; that there is no such file is not wrong."""
     try:
         return _read(file), ""
     except FileNotFoundError:

@@ -153,7 +153,9 @@ def read_yaml(text: str, source: str = "-y") -> dict[str, Any]:
     try:
         content = yaml.load(text, _UniqueKeys)  # noqa: S506  (a safe loader)
     except yaml.YAMLError as error:
-        raise UserError(f"{source} holds no parameters as YAML: {_one_line(error)}", cli.BAD_INPUT) from error
+        raise UserError(
+            f"{source} holds no parameters as YAML: {' '.join(str(error).split())}", cli.BAD_INPUT
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -208,7 +210,3 @@ class _UniqueKeys(yaml.SafeLoader):
         if doubled := {str(key) for key in keys if keys.count(key) > 1}:
             raise yaml.YAMLError(f"{', '.join(sorted(doubled))} is given twice")
         return super().construct_mapping(node, deep)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

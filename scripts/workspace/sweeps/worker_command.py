@@ -76,9 +76,9 @@ def _work(file: Path, count: int, scheduler: str | None, *, check: bool) -> int:
 
 def _become_worker(address: str, many: int, name: str) -> NoReturn:
     several = ["--nworkers", str(many)] if many > 1 else ["--no-nanny"]
-    options = {"--name": name, "--nthreads": "1", "--memory-limit": "0", "--death-timeout": str(_ALONE_S)}
-    line = [sys.executable, "-P", "-m", "dask", "worker", address, "--no-dashboard", *several]
-    os.execv(sys.executable, [*line, *(word for pair in options.items() for word in pair)])  # noqa: S606
+    line = [sys.executable, "-P", "-m", "dask", "worker", address, "--name", name, "--no-dashboard", *several]
+    line += ["--nthreads", "1", "--memory-limit", "0", "--death-timeout", str(_ALONE_S)]
+    os.execv(sys.executable, line)  # noqa: S606
 
 
 def _use(file: Path) -> str:

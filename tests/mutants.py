@@ -104,6 +104,7 @@ MUTANTS = [
         SAVED + "saves_of_one",
     ),
     Mutant("a long name", FILES, "UNFINISHED + secrets.token_hex(8)", 'f".{file.name}.new"', SAVED + "long"),
+    Mutant("two restores at once", ARCHIVE, "LOCK_EX | fcntl.LOCK_NB", "LOCK_SH", BACKUP + "two_restores"),
     Mutant(
         "a checkpoint in place",
         CONTENTS,

@@ -45,6 +45,7 @@ def test_a_list_without_runs_says_where_it_looked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORKSPACE_WORK", str(tmp_path))
+    monkeypatch.delenv("WORKSPACE_DIR", raising=False)
     monkeypatch.setattr(locate, "_LAST", tmp_path / "started-in")
     assert runs_command.list_runs(as_json=False) == 0
     assert capsys.readouterr().out == f"There are no runs in {tmp_path}/runs.\n"

@@ -74,7 +74,7 @@ def shared_memory(size: int) -> str | None:
     """A warning where /dev/shm of `size` bytes is too small for DataLoader workers, who die with SIGBUS past it."""
     if size >= _LEAST_SHARED:
         return None
-    return f"/dev/shm has only {size >> 20} MB: DataLoader workers will die; give the container shm_size: 1g"  # noqa: S108
+    return f"/dev/shm has only {size >> 20} MB: DataLoader workers will die; docker run --shm-size=1g"  # noqa: S108
 
 
 def clock(now: float, released: float) -> str | None:

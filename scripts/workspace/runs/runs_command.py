@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from workspace.base import cli, places
+from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
 from workspace.base.terminal import duration
 from workspace.base.waiting import wait_until
@@ -33,10 +33,10 @@ def list_runs(*, as_json: bool) -> int:
         numbers = json.loads(json.dumps(everything), parse_constant=lambda _: None)  # other languages know no NaN
         cli.say(json.dumps(numbers))
         return 0
+    if locate.was_in_docker() and not settings.get("WORKSPACE_DIR"):
+        cli.say("The workspace was started in Docker; its runs: docker compose exec workspace runs list")
     if not known and not sweep_record.everything():
         cli.say(f"There are no runs in {places.work() / 'runs'}.")
-        if locate.was_in_docker():
-            cli.say("The workspace was started in Docker; its runs: docker compose exec workspace runs list")
         return 0
     rows = [("RUN", "STATUS", "STARTED (UTC)", "TIME", "ACCURACY", "PARAMETERS")]
     for run in known:

@@ -251,6 +251,7 @@ def test_clone_made_with_a_strict_umask_starts(fresh: Container) -> None:
         assert "cannot be read by uid 1000" in fresh.command("scripts/start").stderr
     finally:
         (secrets / "token").unlink()
+        secrets.chmod(0o755)  # the checkout is for all tests
 
 
 def test_proxy_of_the_machine_is_not_asked_for_the_lab_itself(fresh: Container) -> None:

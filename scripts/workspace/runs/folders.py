@@ -206,8 +206,7 @@ def attempts(folder: Path) -> list[Run]:
 
 def require_new(folder: Path) -> None:
     """Raise UserError unless a run may be published as `folder`: its place is free and can be written to."""
-    if ".." in folder.parts:
-        raise UserError(f"{folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
+    require_without_dots(folder)
     if HIDDEN.fullmatch(folder.name):
         raise UserError(f"{folder}: names like this one are for runs at work; choose another -o", cli.BAD_INPUT)
     if folder.exists():
@@ -215,6 +214,12 @@ def require_new(folder: Path) -> None:
     if any(attempt.status == RUNNING for attempt in attempts(folder)):
         raise UserError(f"{folder} is being made by another run: choose another -o", cli.BAD_INPUT)
     require_writable(folder)
+
+
+def require_without_dots(folder: Path) -> None:
+    """Raise UserError where `folder` climbs: what it means would depend on the links on its way."""
+    if ".." in folder.parts:
+        raise UserError(f"{folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
 
 
 def require_writable(folder: Path) -> None:

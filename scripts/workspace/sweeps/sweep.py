@@ -76,8 +76,7 @@ def main(notebook: Path, assignments: list[str], file: Path | None, options: Opt
     if source.takes_whole_machine and (options.jobs or 1) > 1:
         raise UserError(f"-j {options.jobs}: {source.name} takes the whole machine, one run at a time", cli.BAD_INPUT)
     sweep = Sweep(source, axes, options)
-    if ".." in sweep.folder.parts:
-        raise UserError(f"{sweep.folder}: write the output folder without `..`, absolute if need be", cli.BAD_INPUT)
+    folders.require_without_dots(sweep.folder)
     if options.report_only:
         if not SweepRecord.read(sweep.folder):
             raise UserError(f"{sweep.folder} is not the folder of a sweep", cli.BAD_INPUT)

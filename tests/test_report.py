@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from small import METRICS, command, leaderboard, notebook
+from workspace.base.cli import UserError
 from workspace.runs import folders
 from workspace.runs.folders import Record
 from workspace.sweeps import ranking, report
@@ -167,6 +168,17 @@ def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_p
         ("alone", "3", "0.2"),
         (f"s/{swept.name}", "2", "0.1"),
     ]
+
+
+def test_a_comparison_goes_beside_a_taken_name_that_it_was_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = tmp_path / "compare-now"
+    taken.mkdir()
+    monkeypatch.setattr(folders, "default_folder", lambda _: taken)
+    assert report._new_folder(None) == tmp_path / "compare-now-2"
+    with pytest.raises(UserError, match="exists already"):
+        report._new_folder(taken)
 
 
 def test_a_run_that_does_not_exist_cannot_be_compared(tmp_path: Path) -> None:

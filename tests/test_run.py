@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import papermill
@@ -139,6 +140,21 @@ def test_runs_that_start_at_once_get_a_folder_each_and_none_loses_its_result(tmp
         made = list(pool.map(lambda job: execution.execute(job, threading.Event()), jobs))
     assert sorted(run.name for run in made) == ["same", "same-2", "same-3"]
     assert [run.metrics["x"] for run in made] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 0), (["-o", "runs/good-taken"], 2)])
+def test_a_run_goes_beside_a_taken_name_that_it_was_not_told(
+    tmp_path: Path, good: Path, words: list[str], code: int
+) -> None:
+    now = datetime.now().astimezone()
+    names = {f"good-{now + timedelta(seconds=later):%Y%m%d-%H%M%S}" for later in range(60)} | {"good-taken"}
+    for name in names:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    done = command(tmp_path, "run", good, *words)
+    assert done.returncode == code, done.stderr
+    made = {file.parent.name for file in tmp_path.glob("runs/*/run.json")}
+    assert len(made) == (code == 0)
+    assert made <= {f"{name}-2" for name in names}
 
 
 def test_of_two_runs_into_one_folder_the_second_is_refused_before_its_kernel_starts(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import secrets
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from workspace.base import cli
 from workspace.base.cli import UserError
-from workspace.runs.folders import RECORD, STATE, Record, Run
+from workspace.runs.folders import RECORD, STATE, Record, Run, beside
 
 _CLAIM = "000000"
 """The end of a hidden folder's name where that folder alone may become the result; elsewhere it is random."""
@@ -35,7 +34,7 @@ def working(folder: Path, record: Record, *, or_beside: bool = False) -> Iterato
             fcntl.flock(state, fcntl.LOCK_EX)
             new.rename(hidden / STATE)  # which nobody has seen without a lock
             if not record.sweep:
-                hidden, folder = _claim(hidden, _beside(folder) if or_beside else [folder])
+                hidden, folder = _claim(hidden, beside(folder) if or_beside else [folder])
             yield hidden, folder
     except OSError as error:
         raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
@@ -48,7 +47,7 @@ def publish(hidden: Path, folder: Path, record: Record) -> Path:
     sweep's run that was made twice, the first one stays. Raises OSError where the disk does not take it.
     """
     record.write(hidden / RECORD)
-    for place in _beside(folder):
+    for place in beside(folder):
         try:
             hidden.rename(place)
         except OSError as error:
@@ -65,13 +64,6 @@ def publish(hidden: Path, folder: Path, record: Record) -> Path:
 
 def _hidden(folder: Path, end: str | None = None) -> Path:
     return folder.with_name(f".{folder.name}.{end or secrets.token_hex(3)}")
-
-
-def _beside(folder: Path) -> Iterator[Path]:
-    """The folder and those that may stand in for it."""
-    yield folder
-    for number in itertools.count(2):
-        yield folder.with_name(f"{folder.name}-{number}")
 
 
 def _claim(hidden: Path, wanted: Iterable[Path]) -> tuple[Path, Path]:

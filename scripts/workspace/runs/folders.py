@@ -7,10 +7,12 @@ runs/.lesson-20261123-231500.0f3a9c/   the same while it runs, with state.json; 
 import difflib
 import fcntl
 import glob
+import itertools
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -202,6 +204,13 @@ def attempts(folder: Path) -> list[Run]:
     """What works, or was at work, on a run that is to be published as `folder`."""
     found = map(Run, folder.parent.glob(f".{glob.escape(folder.name)}.*"))
     return [run for run in found if not run.finished and run.name == folder.name]
+
+
+def beside(folder: Path) -> Iterator[Path]:
+    """The folder and those that may stand in for it where it is taken: NAME, NAME-2, NAME-3 ..."""
+    yield folder
+    for number in itertools.count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
 
 
 def require_new(folder: Path) -> None:

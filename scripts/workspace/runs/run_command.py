@@ -56,7 +56,10 @@ def main(
     if copy:
         _require_place_for_copy(copy, source)
     folder = (output or folders.default_folder(notebook.stem)).absolute()
-    folders.require_new(folder)
+    if output:
+        folders.require_new(folder)
+    else:
+        folders.require_writable(folder)  # where it is taken, one beside it does as well
     source.require_kernel(kernel)
     from workspace.runs import execution  # it imports papermill: bad input need not wait for that
 

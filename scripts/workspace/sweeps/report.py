@@ -1,5 +1,6 @@
 """What came out of some runs as report.html, made by the notebook report.ipynb."""
 
+import contextlib
 import json
 import os
 import re
@@ -31,14 +32,27 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     found = [folders.find(name) for name in names]
     if unfinished := [run.name for run in found if not run.finished]:
         raise UserError(f"{unfinished[0]} has not ended; {places.command('runs')} list shows which have", cli.BAD_INPUT)
-    folder = (output or folders.default_folder("compare")).absolute()
-    folders.require_new(folder)
-    folder.mkdir(parents=True)
+    folder = _new_folder(output)
     rows = [replace(ranking.row(run, metric.name), name=run.full_name) for run in found]
     entries = ranking.entries(rows, metric)
     ranking.write_leaderboard(folder, entries, metric)
     page = write(folder, entries, metric, f"{len(rows)} runs compared", named=True)
     say(entries, metric, page)
+
+
+def _new_folder(wanted: Path | None) -> Path:
+    """Make the folder `wanted`, or one that nobody else has. Raises UserError where it is taken or cannot be made."""
+    if wanted:
+        folders.require_new(wanted.absolute())
+        wanted.mkdir(parents=True)
+        return wanted.absolute()
+    default = folders.default_folder("compare")
+    folders.require_writable(default)
+    for folder in folders.beside(default):  # two comparisons may begin in the same second
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("there is always a next name")
 
 
 def say(entries: list[Entry], metric: Metric, page: Path) -> None:

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import missing
 from labs import REPOSITORY, Container, Lab
-from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Error, FilePayload, Page, expect, sync_playwright
 from workspace.base.places import LESSON
 
 PICTURE = REPOSITORY / "tests/pictures/lab.png"
@@ -130,7 +132,7 @@ def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Cont
     with page.expect_file_chooser() as chooser:
         button.click()
     chooser.value.set_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
-    expect(cell.get_by_text("notes.txt cannot be read as a picture.")).to_be_visible()
+    expect(cell.get_by_text("notes.txt cannot be read as a picture: no image.")).to_be_visible()
     with page.expect_file_chooser() as chooser:
         button.click()
     chooser.value.set_files(PICTURE)
@@ -159,3 +161,33 @@ def test_reason_for_a_kernels_death_stands_below_the_cell_that_ran(container_lab
     expect(below.filter(has_text="The kernel was ended by SIGBUS")).to_be_visible()
     page.get_by_role("dialog").get_by_role("button", name="Ok").click()
     container_lab.request("DELETE", "/api/contents/die.ipynb", container_lab.token)
+
+
+def test_picture_of_a_phone_is_taken_and_what_cannot_be_read_takes_no_older_answer_for_its_own(
+    native_lab: Lab, page: Page, tmp_path: Path
+) -> None:
+    """12 megapixels of noise, 11 MB: more than a phone's pictures have, and than Jupyter's own limit takes."""
+    photo = tmp_path / "photo.jpg"
+    Image.effect_noise((4000, 3000), 90).convert("RGB").save(photo, quality=95)
+    assert photo.stat().st_size > 10 << 20
+    code = "from lesson import charts, images\ncharts.upload(lambda file: print('seen', images.decode(file).shape))"
+    native_lab.save_notebook("upload.ipynb", code)
+    page.goto(native_lab.link.replace("/?", "/lab/workspaces/upload/tree/upload.ipynb?"))
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    button = page.get_by_role("button", name="Choose a picture")
+    answers = page.locator(".jp-OutputArea-output pre")
+
+    def choose(file: Path | FilePayload) -> None:
+        with page.expect_file_chooser(timeout=60_000) as chooser:
+            button.click()
+        chooser.value.set_files(file)
+
+    choose(photo)
+    expect(answers).to_have_text(["seen (32, 32, 3)"], timeout=60_000)
+    choose({"name": "IMG_1.HEIC", "mimeType": "image/heic", "buffer": b"\0\0\0\x18ftypheic" + bytes(50)})
+    expect(answers).to_have_text(["IMG_1.HEIC cannot be read as a picture: a HEIC picture; save it as JPEG first."])
+    choose(photo)
+    expect(answers).to_have_text(["seen (32, 32, 3)"], timeout=60_000)
+    native_lab.request("DELETE", "/api/contents/upload.ipynb", native_lab.token)

@@ -2,6 +2,9 @@
 
 import io
 import os
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -171,11 +174,155 @@ def test_a_class_without_test_images_is_learned_and_said(tmp_path: Path) -> None
     assert "No test images of bird" in loaded.notice
 
 
-@pytest.mark.parametrize("wanted", ["train", "test"])
-def test_a_folder_without_its_two_parts_is_refused_with_the_form_wanted(tmp_path: Path, wanted: str) -> None:
-    files = {name: content for name, content in two_classes().items() if not name.startswith(wanted)}
+@pytest.mark.parametrize(("wanted", "there"), [("train", "train/"), ("test", "tset/"), ("train", "")])
+def test_a_folder_of_which_a_part_is_missing_is_refused_with_the_form_wanted(
+    tmp_path: Path, wanted: str, there: str
+) -> None:
+    """Where test/ is misspelt, or train/ absent: what is there is not taken for classes."""
+    other = "train" if wanted == "test" else "test"
+    files = {name: content for name, content in two_classes().items() if name.startswith(other)}
+    if wanted == "test":
+        files |= {f"{there}cat/0.png": IMAGES["dot.png"]}
     with pytest.raises(images.ImagesError, match=f"no folder {wanted}/"):
         images.load_folder(fill(tmp_path, files))
+
+
+# --- one folder of classes, zips, larger sides ------------------------------------------------------------------------
+
+
+def classes(above: str = "", count: int = 10) -> dict[str, bytes]:
+    """Two classes without train/ and test/, every image of a brightness of its own."""
+    return {
+        f"{above}{name}/{index}.png": encoded(plain(size=(100, 100), colour=(base + index,) * 3), format="PNG")
+        for name, base in (("cat", 0), ("dog", 100))
+        for index in range(count)
+    }
+
+
+def packed(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def brightnesses(pixels: NDArray[np.uint8]) -> set[int]:
+    return set(pixels[:, 0, 0, 0].tolist())
+
+
+@pytest.mark.parametrize("above", ["", "train/"])
+def test_of_one_folder_of_classes_a_fifth_of_each_is_kept_for_testing_and_always_the_same(
+    tmp_path: Path, above: str
+) -> None:
+    first = images.load_folder(fill(tmp_path / "here", classes(above)))
+    again = images.load_folder(fill(tmp_path / "elsewhere", classes(above)))
+    assert np.bincount(first.test_labels).tolist() == [2, 2]
+    assert np.bincount(first.train_labels).tolist() == [8, 8]
+    assert not brightnesses(first.train_images) & brightnesses(first.test_images)
+    assert first.digest == again.digest
+    assert first.notice == "Without a folder test/, 4 images are kept for testing: one in 5 of each class."
+
+
+def test_a_folder_with_its_own_test_images_is_not_split(tmp_path: Path) -> None:
+    assert images.load_folder(fill(tmp_path, two_classes())).notice == ""
+
+
+@pytest.mark.parametrize("above", ["", "pets/"])
+def test_a_zip_holds_the_same_images_as_its_folder_and_nothing_is_unpacked(tmp_path: Path, above: str) -> None:
+    folder = images.load_folder(fill(tmp_path / "pets", classes()))
+    resource_forks = {"__MACOSX/._cat": b"x", f"{above}cat/._0.png": b"x"}
+    zipped = images.load_folder(packed(tmp_path / "pets.zip", classes(above) | resource_forks))
+    assert zipped.digest == folder.digest
+    assert zipped.notice == folder.notice
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "pets", "pets.zip"]
+
+
+def test_an_entry_that_climbs_and_one_that_is_a_link_write_and_read_nothing(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(plain(colour=(255, 0, 255)), format="PNG"))
+    zipped = packed(tmp_path / "hostile.zip", classes() | {"../../climbed/1.png": IMAGES["dot.png"]})
+    link = zipfile.ZipInfo("cat/link.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(zipped, "a") as archive:
+        archive.writestr(link, str(secret))
+    loaded = images.load_folder(zipped)
+    assert "cat/link.png (no image)" in loaded.notice
+    assert not (brightnesses(loaded.train_images) | brightnesses(loaded.test_images)) & {255}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "hostile.zip", "secret.png"]
+
+
+def test_a_zip_that_unpacks_to_very_much_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGEST_PACKED", 1 << 20)
+    bomb = packed(tmp_path / "bomb.zip", classes() | {"cat/large.png": bytes(3 << 20)})
+    assert bomb.stat().st_size < 20_000
+    with pytest.raises(images.ImagesError, match=r"cat/large\.png in .* has 3 MB unpacked"):
+        images.load_folder(bomb)
+
+
+def test_a_file_that_is_no_zip_and_one_with_a_password_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(images.ImagesError, match="neither a folder nor a whole zip"):
+        images.load_folder(fill(tmp_path, {"pets.zip": b"PK" * 500}) / "pets.zip")
+    locked = bytearray(packed(tmp_path / "locked.zip", classes()).read_bytes())
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "locked.zip").write_bytes(locked)
+    with pytest.raises(images.ImagesError, match="encrypted"):
+        images.load_folder(tmp_path / "locked.zip")
+
+
+def test_a_misspelt_folder_is_said_to_be_missing_with_the_one_that_is_near(tmp_path: Path) -> None:
+    fill(tmp_path / "my_images", two_classes())
+    with pytest.raises(images.ImagesError, match=r"no folder .*my_imges\. Did you mean .*/my_images\?$"):
+        images.load_folder(tmp_path / "my_imges")
+    with pytest.raises(images.ImagesError, match=r"no folder .*elsewhere\.$"):
+        images.load_folder(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("side", [32, 64, 96, 128])
+def test_a_folder_comes_at_the_side_asked_for_and_is_kept_apart_from_other_sides(tmp_path: Path, side: int) -> None:
+    fill(tmp_path, two_classes())
+    images.load_folder(tmp_path, 48)
+    loaded = images.load("auto", str(tmp_path), side)
+    assert loaded.train_images.shape == (4, side, side, 3)
+    assert loaded.test_images.shape == (4, side, side, 3)
+
+
+@pytest.mark.parametrize("dataset", ["auto", "cifar10", "drawn"])
+def test_a_larger_side_is_refused_for_images_that_have_32_pixels(dataset: str) -> None:
+    with pytest.raises(images.ImagesError, match="A side of 64 pixels is for images of your own"):
+        images.load(dataset, side=64)
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, two_classes())
+    monkeypatch.setattr(images.machine, "memory", lambda: 2 * 8 * 64 * 64 * 3)
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("read"))
+    with pytest.raises(images.ImagesError, match=r"8 images of 128 x 128 pixels need .* Set the side to 64"):
+        images.load_folder(tmp_path, 128)
+    monkeypatch.undo()
+    assert len(images.load_folder(tmp_path, 64).train_images) == 4
+
+
+def png_of(width: int, height: int) -> bytes:
+    """The beginning of a PNG that claims this size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return start + struct.pack(">I", 9) + b"IDAT" + bytes(9)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png_of(20_000, 20_000), "too large: more than 179 megapixels"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), "a HEIC picture; save it as JPEG first"),
+        (b"buy milk", "no image"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_refused_with_the_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(images.ImagesError) as refused:
+        images.decode(io.BytesIO(content))
+    assert str(refused.value) == reason
 
 
 def test_hidden_files_and_folders_do_not_count(tmp_path: Path) -> None:
@@ -187,7 +334,7 @@ def test_hidden_files_and_folders_do_not_count(tmp_path: Path) -> None:
 def test_the_second_run_over_the_same_files_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, two_classes() | {"train/cat/notes.txt": b""})
     first = images.load_folder(tmp_path)
-    monkeypatch.setattr(images, "decode", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("decoded again"))
     second = images.load_folder(tmp_path)
     assert np.array_equal(first.train_images, second.train_images)
     assert (first.notice, first.digest) == (second.notice, second.digest)

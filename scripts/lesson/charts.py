@@ -179,13 +179,17 @@ def upload(use: Callable[[io.BytesIO], None]) -> None:
     )
     below = ipywidgets.Output()
 
-    @below.capture(clear_output=True, wait=True)
     def chosen(change: dict) -> None:
-        for file in change["new"]:
-            try:
-                use(io.BytesIO(file["content"]))
-            except (OSError, ValueError, SyntaxError):  # what Pillow raises for no image, or a broken one
-                print(f"{file['name']} cannot be read as a picture.")
+        if not change["new"]:
+            return
+        below.clear_output()  # at once: while a new picture is looked at, no answer of an older one stands there
+        with below:
+            for file in change["new"]:
+                try:
+                    use(io.BytesIO(file["content"]))
+                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken image, and ours
+                    print(f"{file['name']} cannot be read as a picture: {error or type(error).__name__}.")
+        button.value = ()  # the same file may be chosen again, and nothing of it is kept
 
     button.observe(chosen, names="value")
     display(ipywidgets.VBox([button, below]))

@@ -1,27 +1,39 @@
 """The lesson's labelled images, from one of three sources: CIFAR-10, a folder of one's own, or drawn shapes.
 
-All three arrive in the same form: uint8 arrays (N, 32, 32, 3) with the labels 0, 1, 2 ... in an int64 array (N,).
+All three arrive in the same form: uint8 arrays (N, 32, 32, 3) with the labels 0, 1, 2 ... in an int64 array (N,). Those
+of a folder may have a larger side than 32.
 """
 
 import contextlib
+import difflib
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from lesson import cifar10
+from lesson import cifar10, machine
 
-SIDE = 32  # pixels; every image is brought to this square
+SIDE = 32  # pixels; every image is brought to this square, unless a folder's are asked for at another
+TEST_SHARE = 5  # where there is one folder of classes, one image of so many is for testing
+LARGEST_PACKED = 256 << 20  # bytes of one file in a zip; a small zip can hold a very large nothing
 SHORT_NAMES = {"airplane": "plane", "automobile": "car"}  # as the lesson calls them, where CIFAR-10 comes as a folder
+
+
+# Half of what Pillow refuses makes it warn; what it refuses we say ourselves.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Place = Path | zipfile.Path
+"""A folder, or one in a zip, which is read as it is: nothing of it is ever unpacked onto the disk."""
 
 
 class ImagesError(ValueError):
@@ -34,7 +46,7 @@ class ImagesError(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: uint8 arrays (N, 32, 32, 3), int64 labels (N,) that count through `classes`."""
+    """Labelled images: uint8 arrays (N, side, side, 3), int64 labels (N,) that count through `classes`."""
 
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.int64]
@@ -46,20 +58,22 @@ class Images:
     notice: str = ""  # what the reader must know about them: another source than the one hoped for, files left out
 
 
-def load(dataset: str = "auto", data_folder: str = "") -> Images:
+def load(dataset: str = "auto", data_folder: str = "", side: int = SIDE) -> Images:
     """The images of `dataset`: "cifar10", "folder", "drawn" or "auto".
 
     "auto" takes the folder of one's own where `data_folder` names one, else CIFAR-10, and where that cannot be had it
-    draws images and says so in `notice`. Raises `ImagesError` for a folder it cannot use, `cifar10.Unavailable` where
-    "cifar10" was asked for and cannot be had.
+    draws images and says so in `notice`. `side` is for a folder: the others have 32 pixels. Raises `ImagesError` for a
+    folder it cannot use, `cifar10.Unavailable` where "cifar10" was asked for and cannot be had.
     """
     folder = Path(data_folder).expanduser() if data_folder else None
     if dataset == "folder" or (dataset == "auto" and folder):
         if not folder:
             raise ImagesError(
-                'dataset = "folder" needs data_folder: the folder that holds train/<class>/ and test/<class>/.'
+                'dataset = "folder" needs data_folder: a folder, or a zip of one, that holds <class>/ for each class.'
             )
-        return load_folder(folder)
+        return load_folder(folder, side)
+    if side != SIDE:
+        raise ImagesError(f"A side of {side} pixels is for images of your own (data_folder): the others have {SIDE}.")
     if dataset == "drawn":
         return draw()
     try:
@@ -73,99 +87,197 @@ def load(dataset: str = "auto", data_folder: str = "") -> Images:
 # --- a folder of one's own --------------------------------------------------------------------------------------------
 
 
-def load_folder(folder: Path) -> Images:
-    """The images of `folder`/train/<class>/* and `folder`/test/<class>/*, any formats, sizes and number of classes.
+def load_folder(folder: Path, side: int = SIDE) -> Images:
+    """The images of a folder, or of a zip of one, each brought to `side` pixels; any formats, sizes, number of classes.
 
-    Files that are no image, or a broken one, are left out and named in `notice`. Decoded images are kept in the data
-    folder, so the next run over the same files starts at once. Raises `ImagesError` with the reason.
+    In it are train/<class>/* and test/<class>/*, or <class>/* alone: then a fifth of each class is for testing, always
+    the same. Files that are no image, or a broken one, are left out and named in `notice`. Decoded images are kept in
+    the data folder, so the next run over the same files starts at once. Raises `ImagesError` with the reason.
     """
-    for part in ("train", "test"):
-        if not (folder / part).is_dir():
-            raise ImagesError(f"{folder} has no folder {part}/. Wanted: train/<class>/* and test/<class>/*.")
-    names = [_visible(folder / part, Path.is_dir) for part in ("train", "test")]
-    unknown = sorted({path.name for path in names[1]} - {path.name for path in names[0]})
-    if unknown:
-        raise ImagesError(
-            f"test/{unknown[0]} has no counterpart train/{unknown[0]}: a class must be learned to be tested."
-        )
-
-    files = {
-        part: [(_visible(folder / part / path.name, Path.is_file)) for path in names[0]] for part in ("train", "test")
-    }
-    cache = _cache_of([path for part in files.values() for group in part for path in group])
+    root = _opened(folder)
+    files, names, said = _parts(root, folder)
+    count = sum(len(group) for groups in files.values() for group in groups)
+    _require_room(count, side)
+    cache = _cache_of([path for part in files.values() for group in part for path in group], side)
     try:
         with np.load(cache, allow_pickle=False) as kept:
             arrays = [kept[name] for name in ("train_images", "train_labels", "test_images", "test_labels")]
             left_out = kept["left_out"].tolist()
-    except (OSError, KeyError, ValueError, BadZipFile):  # not there yet, or cut short
-        arrays, left_out = _decode_all(files, folder)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):  # not there yet, or cut short
+        arrays, left_out = _decode_all(files, root, side)
         _keep(cache, arrays, left_out)
 
     for part, labels in (("train", arrays[1]), ("test", arrays[3])):
         if len(labels) < 2:
             raise ImagesError(
-                f"{folder}/{part} has {len(labels)} usable images; at least 2 are needed. {_listed(left_out)}"
+                f"{folder} has {len(labels)} usable images for {part}ing; at least 2 are needed. {_listed(left_out)}"
             )
-    classes = [SHORT_NAMES.get(path.name, path.name) for path in names[0]]
+    classes = [SHORT_NAMES.get(name, name) for name in names]
     empty = [name for label, name in enumerate(classes) if not (arrays[1] == label).any()]
     if empty:
+        where = "" if said else "train/"
         raise ImagesError(
-            f"train/{empty[0]} has no usable image: add some, or take the folder away. {_listed(left_out)}"
+            f"{where}{empty[0]} has no usable image: add some, or take the folder away. {_listed(left_out)}"
         )
     untested = [name for label, name in enumerate(classes) if not (arrays[3] == label).any()]
-    notices = [_listed(left_out), f"No test images of {', '.join(untested)}." if untested else ""]
+    notices = [said, _listed(left_out), f"No test images of {', '.join(untested)}." if untested else ""]
     return Images(*arrays, classes, "folder", _digest(arrays, classes), "\n".join(filter(None, notices)))
 
 
-def decode(picture: Path | BinaryIO) -> NDArray[np.uint8]:
-    """One image file, by its path or opened, as (32, 32, 3): its shorter side brought to 32 pixels, its middle cut out.
+def decode(picture: str | Place | BinaryIO, side: int = SIDE) -> NDArray[np.uint8]:
+    """One image file, by its path or opened, as (side, side, 3): its shorter side brought to that, its middle cut out.
 
     Any format and colour model that Pillow reads; transparent parts become white, an animation gives its first frame.
-    Raises OSError, ValueError or SyntaxError (Pillow's own) where the file is no image or a broken one.
+    Raises `ImagesError` where the file is none that can be read, and OSError, ValueError or SyntaxError (Pillow's own)
+    where it is a broken one.
     """
-    with Image.open(picture) as image:
-        image.draft("RGB", (2 * SIDE, 2 * SIDE))  # a large JPEG is decoded at a fraction of its size, many times faster
+    with contextlib.ExitStack() as opened:
+        if isinstance(picture, str | Path | zipfile.Path):
+            place = Path(picture) if isinstance(picture, str) else picture
+            picture = opened.enter_context(place.open("rb"))
+        try:
+            image = opened.enter_context(Image.open(picture))
+        except UnidentifiedImageError:
+            picture.seek(0)
+            raise ImagesError(_unreadable(picture.read(12))) from None
+        except Image.DecompressionBombError:
+            raise ImagesError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels") from None
+        image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded at a fraction of its size, many times faster
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits a pixel, which convert() would cut off at 255
             upright = Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8))
         if upright.has_transparency_data:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        return np.asarray(ImageOps.fit(upright.convert("RGB"), (SIDE, SIDE)))
+        return np.asarray(ImageOps.fit(upright.convert("RGB"), (side, side)))
 
 
-def _visible(folder: Path, kind: Callable[[Path], bool]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and kind(path))
+def _unreadable(start: bytes) -> str:
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "a HEIC picture; save it as JPEG first"
+    return "no image"
 
 
-def _decode_all(files: dict[str, list[list[Path]]], folder: Path) -> tuple[list[NDArray], list[str]]:
-    def attempt(path: Path) -> NDArray[np.uint8] | str:
+def _opened(folder: Path) -> Place:
+    """The place that holds the classes, or train/ and test/. Raises `ImagesError` where there is none."""
+    if not folder.exists():
+        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(folder.name, beside, n=1)
+        raise ImagesError(
+            f"There is no folder {folder}.{f' Did you mean {folder.with_name(near[0])}?' if near else ''}"
+        )
+    root: Place = folder
+    if folder.is_file():
         try:
-            return decode(path)
+            root = zipfile.Path(zipfile.ZipFile(folder))
+        except (zipfile.BadZipFile, NotImplementedError, OSError):
+            raise ImagesError(f"{folder} is neither a folder nor a whole zip of one.") from None
+        packed = root.root.infolist()
+        if any(entry.flag_bits & 1 for entry in packed):
+            raise ImagesError(f"{folder} is encrypted: make the zip again, without a password.")
+        large = next((entry for entry in packed if entry.file_size > LARGEST_PACKED), None)
+        if large:
+            raise ImagesError(
+                f"{large.filename} in {folder} has {large.file_size >> 20} MB unpacked, more than the "
+                f"{LARGEST_PACKED >> 20} MB that are read."
+            )
+    while len(inside := _visible(root, folders=True)) == 1 and _visible(inside[0], folders=True):
+        if inside[0].name in ("train", "test"):
+            break
+        root = inside[0]  # a folder around it all, as zipping one makes
+    return root
+
+
+def _parts(root: Place, folder: Path) -> tuple[dict[str, list[list[Place]]], list[str], str]:
+    """The files for training and for testing by class, the classes' names, and what to say of the split."""
+    inside = {place.name: place for place in _visible(root, folders=True)}
+    if not inside:
+        raise ImagesError(f"{folder} has no folders. Wanted: <class>/*, or train/<class>/* and test/<class>/*.")
+    if inside.keys() == {"train"}:
+        inside = {place.name: place for place in _visible(inside["train"], folders=True)}
+    if not {"train", "test"} & inside.keys():
+        split = [_split(_visible(place, folders=False)) for place in inside.values()]
+        files = {"train": [train for train, _ in split], "test": [test for _, test in split]}
+        tested = sum(len(test) for _, test in split)
+        said = f"Without a folder test/, {tested} images are kept for testing: one in {TEST_SHARE} of each class."
+        return files, list(inside), said
+    for part in ("train", "test"):
+        if part not in inside:
+            raise ImagesError(f"{folder} has no folder {part}/. Wanted: train/<class>/* and test/<class>/*.")
+    classes = {
+        part: {place.name: place for place in _visible(inside[part], folders=True)} for part in ("train", "test")
+    }
+    unknown = sorted(classes["test"].keys() - classes["train"].keys())
+    if unknown:
+        raise ImagesError(
+            f"test/{unknown[0]} has no counterpart train/{unknown[0]}: a class must be learned to be tested."
+        )
+    names = list(classes["train"])
+    files = {
+        part: [_visible(places[name], folders=False) if name in places else [] for name in names]
+        for part, places in classes.items()
+    }
+    return files, names, ""
+
+
+def _split(files: list[Place]) -> tuple[list[Place], list[Place]]:
+    """A class's files for training and for testing: by their names' digests, so the same wherever they lie."""
+    mixed = sorted(files, key=lambda file: hashlib.sha256(file.name.encode()).digest())
+    tested = max(len(mixed) // TEST_SHARE, int(len(mixed) > 1))
+    return mixed[tested:], mixed[:tested]
+
+
+def _visible(folder: Place, *, folders: bool) -> list[Place]:
+    found = (path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    return sorted(
+        (path for path in found if (path.is_dir() if folders else path.is_file())), key=lambda path: path.name
+    )
+
+
+def _require_room(count: int, side: int) -> None:
+    """Raise `ImagesError` where so many images do not fit: the arrays, and the tensors that are made of them."""
+    memory = machine.memory()
+
+    def needed(side: int) -> int:
+        return 2 * count * side * side * 3
+
+    if needed(side) > memory:
+        fitting = [smaller for smaller in (96, 64, SIDE) if smaller < side and needed(smaller) <= memory]
+        advice = f"Set the side to {fitting[0]}, or take fewer images." if fitting else "Take fewer images."
+        raise ImagesError(
+            f"{count:,} images of {side} x {side} pixels need {needed(side) / 1e9:.1f} GB of memory, and there are "
+            f"{memory / 1e9:.1f}. {advice}"
+        )
+
+
+def _decode_all(files: dict[str, list[list[Place]]], root: Place, side: int) -> tuple[list[NDArray], list[str]]:
+    above = len(f"{root}".rstrip("/")) + 1
+
+    def attempt(path: Place) -> NDArray[np.uint8] | str:
+        try:
+            return decode(path, side)
         except Exception as error:  # Pillow raises many kinds for a broken file; one must not end the other 59,999
-            return f"{path.relative_to(folder)} ({_reason(error)})"
+            return f"{str(path)[above:]} ({error or type(error).__name__})"
 
     arrays: list[NDArray] = []
     left_out: list[str] = []
     count = sum(len(group) for groups in files.values() for group in groups)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=count, desc="Reading images", unit="image") as bar:
+    # Few at a time: of each, all pixels are in memory for a moment.
+    with (
+        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
+        tqdm(total=count, desc="Reading images", unit="image") as bar,
+    ):
         for groups in files.values():
-            images, labels = [], []
+            images, labels = np.empty((sum(map(len, groups)), side, side, 3), np.uint8), []
             for label, group in enumerate(groups):
                 for result in pool.map(attempt, group):
                     bar.update()
                     if isinstance(result, str):
                         left_out.append(result)
                     else:
-                        images.append(result)
+                        images[len(labels)] = result
                         labels.append(label)
-            arrays += [np.array(images, np.uint8).reshape(-1, SIDE, SIDE, 3), np.array(labels, np.int64)]
+            arrays += [images[: len(labels)], np.array(labels, np.int64)]
     return arrays, left_out
-
-
-def _reason(error: Exception) -> str:
-    return "no image" if type(error).__name__ == "UnidentifiedImageError" else str(error) or type(error).__name__
 
 
 def _listed(left_out: list[str], most: int = 5) -> str:
@@ -175,11 +287,15 @@ def _listed(left_out: list[str], most: int = 5) -> str:
     return f"Left out, {len(left_out)} in all: {', '.join(left_out[:most])}{more}."
 
 
-def _cache_of(paths: Iterable[Path]) -> Path:
-    listing = hashlib.sha256()
+def _cache_of(paths: Sequence[Place], side: int) -> Path:
+    listing = hashlib.sha256(f"{side}\n".encode())
     for path in paths:
-        about = path.stat()
-        listing.update(f"{path.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        if isinstance(path, Path):
+            about = path.stat()
+            listing.update(f"{path.absolute()}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        else:
+            packed = path.root.getinfo(path.at)
+            listing.update(f"{path.at}\0{packed.file_size}\0{packed.CRC}\n".encode())
     return cifar10.data_folder() / "decoded" / f"{listing.hexdigest()[:24]}.npz"
 
 

@@ -1,5 +1,6 @@
 """How much of this machine the notebook may use. Import it before torch, which reads the environment only once."""
 
+import contextlib
 import os
 import re
 import sys
@@ -33,6 +34,17 @@ def threads(most: int) -> int:
     """Threads to compute with: at most `most`, the CPUs this process may run on, and its control group's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(most, cpus, int(cpu_quota() or cpus)))
+
+
+def memory(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this machine has free, or that its control group allows, whichever is less."""
+    import psutil
+
+    limits = [psutil.virtual_memory().available]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max" (no limit)
+            limits.append(int((root / file).read_text()))
+    return min(limits)
 
 
 def peak_memory() -> int:

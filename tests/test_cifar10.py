@@ -238,6 +238,15 @@ def test_malformed_address_is_refused(sample: Sample, tmp_path: Path, address: s
     assert f"{address}: not an address" in sample.failure(tmp_path, address)
 
 
+def test_where_no_mirror_answers_each_address_is_named_once(
+    sample: Sample, server: MisbehavingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    addresses = [server.url("missing"), server.url("login"), server.url("gone")]
+    said = sample.failure(tmp_path, *addresses) + "".join(capsys.readouterr())
+    assert [said.count(address) for address in addresses] == [1, 1, 1]
+    assert said.count("; trying the next") == 2
+
+
 def test_slow_mirror_is_left_for_a_faster_one_which_goes_on_from_there(
     sample: Sample, server: MisbehavingServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

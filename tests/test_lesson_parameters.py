@@ -116,6 +116,16 @@ def test_the_control_group_s_quota_is_read_in_both_versions(tmp_path: Path, file
     assert machine.cpu_quota(tmp_path) == quota
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "bounded"), [("memory.max", "1000\n", True), ("memory.max", "max\n", False), ("none", "", False)]
+)
+def test_memory_is_what_the_control_group_allows_or_the_machine_has(
+    tmp_path: Path, file: str, text: str, *, bounded: bool
+) -> None:
+    (tmp_path / file).write_text(text)
+    assert (machine.memory(tmp_path) == 1000) is bounded
+
+
 def test_threads_follow_the_quota_and_are_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: range(64), raising=False)
     monkeypatch.setattr(machine, "cpu_quota", lambda: 2.0)

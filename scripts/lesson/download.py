@@ -101,13 +101,14 @@ def bring(target: Path, archive: Archive, mirrors: Sequence[str], limits: Limits
     failed = ""
     for mirror, least_speed in turns():
         if failed:
-            say(f"{failed}; {'no mirror is fast, going on with' if mirror in speeds else 'now'} {_shown(mirror)}")
+            again = f"no mirror is fast, going on with {_shown(mirror)}"
+            say(f"{failed}; {again if mirror in speeds else 'trying the next'}")
         started = time.monotonic()
         try:
             _complete(part, mirror, archive, least_speed, limits)
         except _SourceError as failure:
             tried[_shown(mirror)] = str(failure)
-            failed = f"{_shown(mirror)}: {failure}"
+            failed = f"{_host(mirror)}: {failure}"  # not all of the address: where all fail, `tried` lists them
             if isinstance(failure, _TooSlowError) and mirror not in speeds:
                 speeds[mirror] = failure.speed
             continue
@@ -228,6 +229,11 @@ def _open(path: Path, offset: int, size: int, opened: contextlib.ExitStack) -> t
 def _shown(mirror: str) -> str:
     """The address without what may be secret in it: user, password, query."""
     return re.sub(r"(?<=://)[^/]*@|[?#].*", "", mirror)
+
+
+def _host(mirror: str) -> str:
+    """The address's host alone; the whole of a file's."""
+    return re.sub(r"^https?://([^/:]+).*", r"\1", _shown(mirror))
 
 
 def ca_bundle() -> str | None:

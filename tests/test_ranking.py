@@ -21,6 +21,17 @@ def seeds(width: int, *values: float) -> list[Row]:
     return [row(f"{width}-{seed}", value, width=width, seed=seed) for seed, value in enumerate(values)]
 
 
+def test_runs_on_different_images_are_entries_of_their_own_and_their_order_is_said_to_say_nothing() -> None:
+    real, other, drawn = seeds(8, 0.8, 0.81, 0.98)
+    on = {name: {"accuracy": 0.5, "dataset": name} for name in ("cifar10", "drawn")}
+    both = [replace(real, metrics=on["cifar10"]), replace(other, metrics=on["cifar10"])]
+    mixed = ranking.entries([*both, replace(drawn, metrics=on["drawn"])], ACCURACY)
+    assert [len(entry.rows) for entry in mixed] == [1, 2]
+    assert ranking.certainty(mixed) == "They are of different images (cifar10, drawn), so their order says nothing."
+    [same] = ranking.entries(both, ACCURACY)
+    assert len(same.rows) == 2
+
+
 def test_a_number_that_is_none_ranks_last_and_failures_after_it() -> None:
     mixed = [row("d", None, folders.FAILED), row("b", math.nan), row("a", 0.1), row("c", None), row("e", 0.9)]
     mixed.append(row("bb", math.inf))

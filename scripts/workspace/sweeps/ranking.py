@@ -75,7 +75,8 @@ class Row:
     def setting(self) -> str:
         """What it has in common with the runs that differ from it by their seed alone."""
         others = {name: value for name, value in self.parameters.items() if name != SEED}
-        return json.dumps([self.notebook, self.notebook_digest, others], sort_keys=True, default=repr)
+        images = self.metrics.get("dataset")  # drawn, where others of the same setting had CIFAR-10
+        return json.dumps([self.notebook, self.notebook_digest, others, images], sort_keys=True, default=repr)
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,9 @@ def certainty(ordered: list[Entry]) -> str:
     ranking = [entry for entry in ordered if entry.ranks]
     if len(ranking) < 2:
         return ""
+    images = {str(row.metrics.get("dataset")) for entry in ranking for row in entry.rows}
+    if len(images) > 1:
+        return f"They are of different images ({', '.join(sorted(images))}), so their order says nothing."
     number = alike(ordered)
     if number is None:
         hint = "; -p seed=0,1,2 would show it" if SEED in ranking[0].parameters else ""

@@ -155,8 +155,8 @@ MUTANTS = [
     Mutant(
         "an accuracy that is too good",
         "notebooks/first_pytorch_classifier.ipynb",
-        "accuracy = right.mean().item()",
-        "accuracy = right.mean().item() + 0.1",
+        "test_accuracy = right.mean().item()",
+        "test_accuracy = right.mean().item() + 0.1",
         "tests/test_lesson.py -k come_out_again",
     ),
     Mutant(

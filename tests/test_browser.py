@@ -76,7 +76,7 @@ def test_link_shows_the_lesson_with_its_results_before_anything_runs(container_l
     shown = printed(page, "Accuracy of truck")
     assert re.search(r"Accuracy of the network on the 10000 test images: \d+ %", shown)
     if os.environ.get("WORKSPACE_PICTURES"):  # the README's picture is made again with this variable set
-        page.get_by_role("heading", name="7. Test it").evaluate("heading => heading.scrollIntoView()")
+        page.get_by_role("heading", name="7. Look at what it learned").evaluate("heading => heading.scrollIntoView()")
         page.screenshot(path=PICTURE)
 
 
@@ -108,7 +108,7 @@ def pictures(page: Page) -> list[bool]:
     """For each cell that draws something, whether a picture of some size stands below it."""
     return page.evaluate(
         """() => [...document.querySelectorAll('.jp-CodeCell')]
-            .filter(cell => /charts\\.(pictures|Curves|class_bars|confusion)\\(|classify\\(output/.test(
+            .filter(cell => /charts\\.(pictures|Curves|class_bars|confusion|looked)\\(|classify\\(output/.test(
                 cell.querySelector('.jp-Cell-inputWrapper').textContent))
             .map(cell => [...cell.querySelectorAll('img')].some(picture => picture.naturalWidth > 300))"""
     )
@@ -120,11 +120,11 @@ def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Cont
     open_lesson(page, lab)
     collect_curves(page)
     run_cell_by_cell(page)
-    shown = printed(page, '"accuracy_star": ')
+    shown = printed(page, '"test_accuracy_star": ')
     assert re.search(r"Accuracy of the network on the \d+ test images: \d+ %", shown)
     assert len(re.findall(r"^Accuracy of \w+ : +\d+ %$", shown, re.MULTILINE)) == 10
     assert page.evaluate("window.curves.size") >= 3, "the curves did not move"
-    assert pictures(page) == [True] * 7
+    assert pictures(page) == [True] * 13
 
     cell = page.locator(".jp-CodeCell", has_text="charts.upload(classify)")
     button = cell.get_by_role("button", name="Choose a picture")

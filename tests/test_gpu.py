@@ -70,7 +70,7 @@ def test_the_lesson_names_a_card_too_old_and_computes_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pretend(monkeypatch, (7, 0))
-    names = {"device": "auto", "machine": machine, "parameters": parameters}
+    names = {"device": "auto", "torch": torch, "machine": machine, "parameters": parameters}
     exec(CELLS["device"], names)  # noqa: S102  (our own notebook)
     assert names["device"] != "cuda"
     assert "cannot be used" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_the_lesson_never_looks_at_the_clock_before_the_gpu_is_done(monkeypatch:
     assert [name for name, source in CELLS.items() if "perf_counter" in source] == []
     assert {name for name, source in CELLS.items() if "machine.clock(" in source} == {
         "run",
-        "test-run",
+        "accuracy",
         "feeding",
         "gpu",
     }

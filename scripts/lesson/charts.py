@@ -1,21 +1,29 @@
-"""The lesson's pictures. Each reads well on light and dark pages: clear ground, middle grey for text and lines."""
+"""The lesson's pictures: on a ground of their own, so that they read the same on light and dark pages.
+
+Each tells in words, too, what it shows: as the picture's alternative text, and where only text can be shown.
+"""
 
 import html
 import io
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML, Image, display
-from matplotlib.colors import to_rgba
+from IPython.display import display
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-GREY, BLUE, ORANGE, RED = "#8a8a8a", "#3b8ee0", "#e08a1e", "#e0524d"  # each at least 3:1 on white and on near-black
+GROUND, INK, BLUE, ORANGE, RED = "#ffffff", "#333333", "#1f66b5", "#a85400", "#bb2d2d"
+"""Each colour at least 4.5:1 on the ground."""
+WIDTH = 5.6  # inches at 100 pixels: what fits beside the lab's file browser in a window 900 pixels wide
+COLUMNS = 6
 
 # A Jupyter server sets this for its kernels. A run by papermill or nbval nobody watches: it draws once, at the end.
 WATCHED = "JPY_SESSION_NAME" in os.environ
@@ -24,26 +32,33 @@ Batch = TypeVar("Batch")
 
 plt.rcParams.update(
     {
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
+        "figure.facecolor": GROUND,
         "legend.frameon": False,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": GREY,
-        "axes.labelcolor": GREY,
-        "axes.titlecolor": GREY,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
         "axes.titlesize": 10,
-        "axes.grid": False,
-        "grid.color": GREY,
-        "grid.alpha": 0.25,
-        "text.color": GREY,
-        "legend.labelcolor": GREY,
-        "xtick.color": GREY,
-        "ytick.color": GREY,
+        "grid.color": INK,
+        "grid.alpha": 0.2,
+        "text.color": INK,
+        "legend.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "font.size": 10,
+        "svg.fonttype": "none",  # type is type, a tenth of the size of its outlines
+        "svg.hashsalt": "lesson",  # the same picture, the same text
     }
 )
+
+
+class Interrupted(KeyboardInterrupt):
+    """The training was stopped by the reader; the message says where, and what to do next."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the message alone in the notebook."""
+        return [str(self)]
 
 
 def notice(text: str) -> None:
@@ -51,37 +66,40 @@ def notice(text: str) -> None:
     if not text:
         return
     box = "border: 3px solid #e08a1e; border-radius: 6px; padding: 0.8em 1em; font-size: 115%; white-space: pre-wrap"
-    shown = HTML(f'<div role="alert" style="{box}">⚠️ {html.escape(text)}</div>')
-    display({"text/html": shown.data, "text/plain": f"NOTICE: {text}"}, raw=True)
+    shown = f'<div role="alert" style="{box}">⚠️ {html.escape(text)}</div>'
+    display({"text/html": shown, "text/plain": f"NOTICE: {text}"}, raw=True)
 
 
 def pictures(images: NDArray[np.uint8], captions: Sequence[str], right: Sequence[bool] | None = None) -> None:
-    """Images (N, 32, 32, 3) in rows of eight, a caption under each; with `right`, marked blue ✓ or red ✗.
+    """Images (N, side, side, 3) in rows of six, a caption under each; with `right`, marked blue ✓ or red ✗.
 
     A caption may have several lines. Without images nothing is shown.
     """
     if len(images) == 0:
         return
-    columns = min(8, len(images))
+    columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     lines = 1 + max(caption.count("\n") for caption in captions)
-    size = (1.15 * columns, (1.15 + 0.18 * lines) * rows)
+    size = (WIDTH * columns / COLUMNS, (0.9 + 0.2 * lines) * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.02, w_pad=0.05)
     for axis in axes.flat:
         axis.axis("off")
     for index, (axis, image, caption) in enumerate(zip(axes.flat, images, captions, strict=False)):
-        axis.imshow(image)
-        colour, mark = (GREY, "") if right is None else (BLUE, "✓ ") if right[index] else (RED, "✗ ")
+        axis.imshow(image, interpolation="none")
+        colour, mark = (INK, "") if right is None else (BLUE, "✓ ") if right[index] else (RED, "✗ ")
         below = {"xy": (0.5, 0), "xytext": (0, -3), "xycoords": "axes fraction", "textcoords": "offset points"}
-        axis.annotate(mark + caption, **below, ha="center", va="top", fontsize=8.5, color=colour)
-    _show(figure)
+        axis.annotate(mark + caption, **below, ha="center", va="top", fontsize=9, color=colour)
+    marks = [""] * len(images) if right is None else ["right: " if one else "wrong: " for one in right]
+    told = [mark + caption.replace("\n", " ") for mark, caption in zip(marks, captions, strict=False)]
+    _show(figure, f"{len(images)} images in rows of {columns}. {'; '.join(filter(None, told))}")
 
 
 class Curves:
-    """A bar with the time left, and loss and accuracy as curves that draw themselves while training goes on.
+    """Loss and accuracy as curves that draw themselves while training goes on, with a line that says how far it is.
 
     In the browser both move; where nobody watches, a line is printed now and then and the curves are drawn at the end.
+    As a context it says in one line where an interrupted training stopped; `follow` then goes on from there.
     """
 
     def __init__(self, steps_per_epoch: float) -> None:
@@ -92,24 +110,46 @@ class Curves:
         self.loss: list[float] = []
         self.accuracy: list[float] = []
 
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say where an interrupted training stopped."""
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(
+                f"Stopped at step {self.step:,} of {self.steps:,}. Run this cell again: it starts anew, "
+                "or goes on from here with go_on = True."
+            ) from None
+
     @property
     def epochs(self) -> float:
         """Passes over the training images in all."""
         return self.steps / self.steps_per_epoch
 
     def follow(self, batches: Sequence[Batch]) -> Iterator[Batch]:
-        """Yield the batches one by one; `due` then says whether it is time to `add` a point."""
+        """Yield the batches one by one, from where it stopped; `due` says whether it is time to `add` a point."""
         self.steps = len(batches)
         every = max(20, self.steps // 20)  # often enough to watch, seldom enough not to slow the training down
-        canvas = display(HTML(""), display_id=True) if WATCHED else None
-        with tqdm(batches, desc="Training", unit="batch", disable=not WATCHED) as bar:
-            for self.step, batch in enumerate(bar, start=1):
-                self.due = (self.steps - self.step) % every == 0
-                yield batch
-                if self.due and canvas:
-                    canvas.update(_png(self._draw()))
+        canvas, line = (display({"text/plain": ""}, raw=True, display_id=True) if WATCHED else None for _ in range(2))
+        begun_at, began = self.step, time.monotonic()
+        said = began
+        for self.step, batch in enumerate(batches[begun_at:], start=begun_at + 1):
+            self.due = (self.steps - self.step) % every == 0
+            yield batch
+            if self.due and canvas:
+                canvas.update(_picture(*self._draw()), raw=True)
+            now = time.monotonic()
+            if line and (now - said > 1 or self.step == self.steps):
+                said = now
+                left = (now - began) / (self.step - begun_at) * (self.steps - self.step)
+                ahead = f"about {left:.0f} s left" if left else f"done in {now - began:.0f} s"
+                said_so = f"Training: {self.step / self.steps:.0%}, step {self.step:,} of {self.steps:,}, {ahead}"
+                line.update({"text/plain": said_so}, raw=True)
         if not canvas:
-            _show(self._draw())
+            self.show()
 
     def add(self, loss: float, accuracy: float) -> None:
         """Add a point: the loss of the latest batch, and the accuracy (0 to 1) on images kept aside."""
@@ -119,57 +159,93 @@ class Curves:
         if not WATCHED and len(self.at) % 2 == 0:
             print(f"epoch {self.at[-1]:.2f} of {self.epochs:.3g}: loss {loss:.2f}, accuracy {accuracy:.0%}", flush=True)
 
-    def _draw(self) -> Figure:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
+    def show(self) -> None:
+        """The curves as far as they have come."""
+        _show(*self._draw())
+
+    def _draw(self) -> tuple[Figure, str]:
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4), layout="constrained")
+        percent = [100 * value for value in self.accuracy]
         for axis, values, colour, title in (
-            (left, self.loss, ORANGE, "loss: lower is better"),
-            (right, [100 * value for value in self.accuracy], BLUE, "accuracy on the images kept aside, in %"),
+            (axes[0], self.loss, ORANGE, "loss: lower is better"),
+            (axes[1], percent, BLUE, "accuracy on validation, in %"),
         ):
             axis.plot(self.at, values, color=colour, marker=".")
             axis.set(title=title, xlabel="epochs", xlim=(0, self.epochs))
             axis.grid(True)
-        right.set_ylim(0, 100)
-        return figure
+        axes[1].set_ylim(0, 100)
+        if not self.at:
+            return figure, "Two empty charts, of loss and accuracy: the training has not come to its first point."
+        return figure, (
+            f"Two curves over {self.at[-1]:.3g} of {self.epochs:.3g} epochs. Loss: from {self.loss[0]:.2f} to "
+            f"{self.loss[-1]:.2f}. Accuracy on the validation images: from {percent[0]:.0f} % to {percent[-1]:.0f} %."
+        )
 
 
 def class_bars(classes: Sequence[str], accuracies: Sequence[float], overall: float) -> None:
     """Accuracy (0 to 1) of each class as a bar, best first, with the overall accuracy as a line."""
     order = np.argsort(accuracies)
-    figure, axis = plt.subplots(figsize=(7, 0.8 + 0.26 * len(order)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.26 * len(order)), layout="constrained")
     axis.barh([classes[index] for index in order], [100 * accuracies[index] for index in order], color=BLUE)
     axis.axvline(100 * overall, color=ORANGE, linestyle="--", label="all classes")
     axis.set(xlim=(0, 100), xlabel="accuracy in %")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1))
-    _show(figure)
+    told = ", ".join(f"{classes[index]} {accuracies[index]:.0%}" for index in order[::-1])
+    _show(figure, f"Accuracy of each class as a bar: {told}. A line marks all classes together: {overall:.0%}.")
 
 
 def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> None:
     """How often (row: what it is) was taken for (column: the prediction), counts (C, C), as shares of each row."""
     shares = 100 * counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    side = max(3.5, 0.52 * len(classes) + 1)
-    figure, axis = plt.subplots(figsize=(side + 0.4, side), layout="constrained")
-    ink = np.full((*shares.shape, 4), to_rgba(BLUE))
-    ink[..., 3] = shares / 100  # as clear as the page where there is nothing
-    axis.imshow(ink)
+    side = min(WIDTH, max(3.5, 0.46 * len(classes) + 1.2))
+    figure, axis = plt.subplots(figsize=(side, side), layout="constrained")
+    strength = np.sqrt(shares / 100)[..., None]  # the root: small shares are seen, too
+    fill = strength * to_rgb(BLUE) + (1 - strength) * to_rgb(GROUND)
+    axis.imshow(fill, interpolation="none")
     if len(classes) <= 20:
         for (row, column), share in np.ndenumerate(shares):
-            colour = "white" if share > 55 else GREY
-            axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+            colour = max("black", "white", key=lambda ink: contrast(to_rgb(ink), fill[row, column]))
+            axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
     axis.set_yticks(range(len(classes)), classes)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axis.set(xlabel="taken for", ylabel="it is", title="each class, in %")
-    _show(figure)
+    others = np.where(np.eye(len(classes), dtype=bool), 0, shares)
+    most = np.dstack(np.unravel_index(np.argsort(others, axis=None)[::-1][:5], others.shape))[0]
+    told = ", ".join(f"{classes[a]} for {classes[b]} {others[a, b]:.0f} %" for a, b in most if others[a, b])
+    _show(
+        figure, f"Confusion matrix of {len(classes)} classes. Most often taken: {told or 'nothing for another class'}."
+    )
 
 
 def guess(image: NDArray[np.uint8], classes: Sequence[str], shares: Sequence[float], most: int = 5) -> None:
-    """An image (32, 32, 3) beside its most likely classes, `shares` being one probability a class."""
+    """An image (side, side, 3) beside its most likely classes, `shares` being one probability a class."""
     best = np.argsort(shares)[::-1][:most][::-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2), width_ratios=(1, 2), layout="constrained")
-    left.imshow(image)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2), width_ratios=(1, 2), layout="constrained")
+    left.imshow(image, interpolation="none")
     left.axis("off")
     right.barh([classes[index] for index in best], [100 * shares[index] for index in best], color=BLUE)
     right.set(xlim=(0, 100), xlabel="how sure, in %")
-    _show(figure)
+    told = ", ".join(f"{classes[index]} {shares[index]:.0%}" for index in best[::-1])
+    _show(figure, f"An image, and how sure the network is: {told}.")
+
+
+def looked(images: NDArray[np.uint8], drops: NDArray[np.float32], captions: Sequence[str]) -> None:
+    """Images (N, side, side, 3), and below each how much its share fell (N, places, places) where it was covered."""
+    figure, axes = plt.subplots(2, len(images), figsize=(WIDTH, 2.6), squeeze=False, layout="constrained")
+    told = []
+    for (above, below), image, drop, caption in zip(axes.T, images, drops, captions, strict=True):
+        above.imshow(image, interpolation="none")
+        above.set_title(caption, fontsize=9)
+        below.imshow(drop.clip(0), cmap="Blues", interpolation="none", vmin=0, vmax=max(0.01, drop.max()))
+        row, column = np.unravel_index(drop.argmax(), drop.shape)
+        third = [
+            ("top", "middle", "bottom")[3 * row // len(drop)],
+            ("left", "centre", "right")[3 * column // len(drop)],
+        ]
+        told.append(f"{caption.replace(chr(10), ' ')}: most at the {' '.join(third)}, by {100 * drop.max():.0f} points")
+        above.axis("off")
+        below.axis("off")
+    _show(figure, f"{len(images)} images, and where covering them lowers the share of the class. {'; '.join(told)}.")
 
 
 def upload(use: Callable[[io.BytesIO], None]) -> None:
@@ -195,13 +271,28 @@ def upload(use: Callable[[io.BytesIO], None]) -> None:
     display(ipywidgets.VBox([button, below]))
 
 
-def _png(figure: Figure) -> Image:
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
+    """How well one colour reads on another, 1 to 21, by WCAG 2: https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
+    lights = []
+    for colour in (one, other):
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in colour]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return max(lights) / min(lights)
+
+
+def _picture(figure: Figure, told: str) -> dict[str, str]:
+    """The figure as SVG, which stays sharp at any size, and what it tells in words."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
+    figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    width = round(100 * figure.get_figwidth())
     plt.close(figure)
-    return Image(picture.getvalue())
+    source = "data:image/svg+xml," + quote(picture.getvalue(), safe=" /:;=,+()'")
+    return {
+        "text/html": f'<img width="{width}" alt="{html.escape(told)}" src="{html.escape(source)}">',
+        "text/plain": told,
+    }
 
 
-def _show(figure: Figure) -> None:
+def _show(figure: Figure, told: str) -> None:
     """Show the figure at once, as a picture, and not again at the end of the cell."""
-    display(_png(figure))
+    display(_picture(figure, told), raw=True)

@@ -6,6 +6,7 @@ The lesson's side runs the cells of the notebook itself. Each training is a proc
 import argparse
 import contextlib
 import io
+import linecache
 import multiprocessing
 import statistics
 from collections.abc import Callable
@@ -55,8 +56,9 @@ def lesson(folder: str, seed: int, lenet: bool = False, **parameters: float) -> 
         **parameters,
     }
     space["dataset"] = "folder" if folder else "cifar10"
-    ids = ["device", "why-tensors", "load", "split", "tensors", "normalise", "augment", "network", "build"]
-    ids += ["train", "predict", "batches"]
+    linecache.cache["parameters"] = (0, None, cells["parameters"].splitlines(True), "parameters")  # checked in `load`
+    ids = ["load", "first-guesses", "why-tensors", "device", "split", "tensors", "normalise", "augment", "network"]
+    ids += ["build", "optimizer", "train", "predict", "batches"]
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in [*ids, *(["lenet"] if lenet else [])]:
             exec(cells[cell], space)  # noqa: S102
@@ -65,9 +67,10 @@ def lesson(folder: str, seed: int, lenet: bool = False, **parameters: float) -> 
         clock = Clock()
         exec(cells["run"], space)  # noqa: S102
         train = clock.look()
-        scores = space["predict"](space["net"], space["test_images"])
+        test_images, test_labels = space["tensors"](space["data"].test_images, space["data"].test_labels, slice(None))
+        scores = space["predict"](space["net"], test_images)
         test = clock.look()
-    accuracy = (scores.argmax(1) == space["test_labels"]).float().mean().item()
+    accuracy = (scores.argmax(1) == test_labels).float().mean().item()
     return Result(accuracy, train, test, machine.peak_memory())
 
 
@@ -85,7 +88,7 @@ def _feed_lenet(space: dict[str, Any]) -> None:
         return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
 
     space |= {
-        "net": space["lenet"].to(memory_format=torch.channels_last),
+        "new_network": lambda: space["lenet"].to(memory_format=torch.channels_last),
         "loss_function": torch.nn.CrossEntropyLoss(),
         "prepare": prepare,
         "augment": lambda images: images,

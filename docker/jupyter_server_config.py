@@ -97,6 +97,10 @@ c.ContentsManager.allow_hidden = False
 c.ServerApp.quit_button = False
 c.LanguageServerManager.autodetect = False  # there are none, and the log would name each that is missing
 
+# What needs pandoc, LaTeX or a browser of its own, none of which is here, is not offered for export.
+c.LatexExporter.enabled = c.ASCIIDocExporter.enabled = c.RSTExporter.enabled = False  # PDF by LaTeX is one of LaTeX's
+c.WebPDFExporter.enabled = c.QtPDFExporter.enabled = c.QtPNGExporter.enabled = False
+
 # What it sends along, and takes; the other bounds are in workspace.lab.limits.
 c.ServerApp.tornado_settings = {
     "websocket_max_message_size": limits.LARGEST_MESSAGE,

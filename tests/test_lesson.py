@@ -99,6 +99,9 @@ def test_it_learns_and_says_how_well_overall_and_for_each_class(fallback: tuple[
     )
     per_class = re.findall(r"^Accuracy of (\w+) : (\d+) %$", text_of(notebook, "classes"), re.MULTILINE)
     metrics = metrics_of(folder)
+    best, hardest = re.search(r"Easiest: (.+)\. Hardest: (.+)\.", text_of(notebook, "classes")).groups()
+    shares = {name: metrics[f"test_accuracy_{name}"] for name, _ in per_class}
+    assert (shares[best], shares[hardest]) == (max(shares.values()), min(shares.values()))
     assert int(overall[1]) > 40
     assert int(overall[1]) == round(100 * metrics["test_accuracy"])
     assert [name for name, _ in per_class] == list(images.SHAPES)
@@ -261,6 +264,84 @@ def test_cells_are_short_and_each_is_introduced() -> None:
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert {cell.id: cell.source.count("\n") + 1 for cell in code if cell.source.count("\n") >= 25} == {}
     assert [b.id for a, b in itertools.pairwise(cells) if a.cell_type == b.cell_type == "code"] == []
+
+
+def test_within_ten_cells_images_blind_guesses_a_training_and_better_guesses() -> None:
+    notebook = nbformat.read(LESSON, as_version=4)
+    code = [cell.id for cell in notebook.cells[:10] if cell.cell_type == "code"]
+    assert code == ["parameters", "load", "first-guesses", "first-train", "first-again"]
+    before, after = (text_of(notebook, cell_id).count("right: ") for cell_id in ("first-guesses", "first-again"))
+    assert after > before
+
+
+def test_the_test_images_are_looked_at_once_at_the_end() -> None:
+    cells = nbformat.read(LESSON, as_version=4).cells
+    uses = {cell.id: re.findall(r"test_images(?!\.shape|\.dtype)|test_labels", cell.source) for cell in cells}
+    predicted = [cell.id for cell in cells if "predict(net, test_images" in cell.source]
+    assert predicted == ["accuracy"]
+    assert [cell_id for cell_id, used in uses.items() if used] == ["accuracy", "classes", "results"]
+
+
+EXPLAINED = {
+    "network": "nn.",
+    "optimizer": "optim",
+    "loss": "loss",
+    "parameters": "first.parameters",
+    "gradients": ".grad",
+    "validation": "kept aside for validation",
+    "augmentation": "def augment",
+    "overfitting": "def augment",
+    "convolution": "class Net",
+    "channels": "class Net",
+    "BatchNorm2d": "BatchNorm2d",
+    "GELU": "GELU",
+    "MaxPool2d": "nn.MaxPool2d",
+    "channels_last": "channels_last",
+    "cross-entropy": "CrossEntropyLoss",
+    "label smoothing": "label_smoothing",
+    "AdamW": "AdamW",
+    "weight decay": "weight_decay",
+    "learning rate": "lr=learning_rate",
+    "schedule": "schedule",
+    "hyperparameters": "OneCycleLR",
+    "epoch": "steps_per_epoch",
+    "inference_mode": "inference_mode",
+    "accuracy": "share_right(net, aside",
+    "confusion matrix": "charts.confusion",
+    "softmax": ".softmax",
+    "occlusion": "share_lost",
+    "chance": "chance =",
+    "weights_only": "weights_only",
+    "DataLoader": "DataLoader",
+    "SGD": "SGD",
+}
+"""Words of the trade, and what stands for each in the code; the word's sentence comes first."""
+
+
+def test_each_word_of_the_trade_is_explained_no_later_than_code_uses_it() -> None:
+    cells = nbformat.read(LESSON, as_version=4).cells
+
+    def first(kind: str, text: str) -> int:
+        pattern = rf"[*`]{re.escape(text)}" if kind == "markdown" else re.escape(text)
+        found = (i for i, c in enumerate(cells) if c.cell_type == kind and re.search(pattern, c.source, re.IGNORECASE))
+        return next(found, 1000)
+
+    assert [word for word, code in EXPLAINED.items() if first("markdown", word) > first("code", code)] == []
+    assert [word for word, code in EXPLAINED.items() if first("code", code) == 1000] == []
+
+
+def test_each_section_has_something_to_predict_with_its_answer() -> None:
+    text = "\n".join(c.source for c in nbformat.read(LESSON, as_version=4).cells if c.cell_type == "markdown")
+    sections = re.split(r"(?m)^## (?=\d+\. )", text)[1:]
+    without = [s.partition("\n")[0] for s in sections if "**Predict" not in s or "<summary>Answer</summary>" not in s]
+    assert without == ["2. You against the network", "12. The numbers, and what next"]  # a game, and the exercises
+
+
+def test_exercises_are_commands_as_they_work_in_the_lab() -> None:
+    text = nbformat.read(LESSON, as_version=4).cells[-1].source
+    exercises = re.findall(r"(?m)^\d\. .*`(.*)`$", text)
+    assert len(exercises) == 6
+    assert [line for line in exercises if not line.startswith(f"run {LESSON.name} -p ")] == []
 
 
 def test_a_setting_that_makes_no_sense_is_refused_with_what_is_allowed(beside: Path) -> None:

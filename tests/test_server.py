@@ -193,3 +193,12 @@ def test_pip_in_a_terminal_is_the_labs_whatever_the_users_shell_puts_first(
         said = lab.in_terminal(terminal, "command -v pip; echo $MINE=$((6*7))", until="settings=42")
     assert "state/kernels" in said
     assert str(other) not in said
+
+
+def test_each_export_that_is_offered_works_and_pdf_is_not_offered(native_lab: Lab) -> None:
+    offered = native_lab.get("/api/nbconvert", native_lab.token).json()
+    assert "html" in offered
+    assert [name for name in offered if "pdf" in name] == []
+    for name in offered.keys() - {"custom"}:  # custom: the lab does not show it
+        made = native_lab.get(f"/nbconvert/{name}/{LESSON}", native_lab.token)
+        assert (name, made.status_code) == (name, 200)

@@ -170,7 +170,7 @@ def test_the_weights_are_saved_with_the_metrics(fallback: tuple[Path, NotebookNo
     assert (fallback[0] / "run" / "weights.pt").stat().st_size > 100_000
 
 
-def test_a_folder_of_images_of_one_s_own_runs_through(beside: Path) -> None:
+def test_a_folder_of_images_of_one_s_own_runs_through_at_a_larger_side(beside: Path) -> None:
     random = np.random.default_rng(0)
     for part, count in (("train", 9), ("test", 3)):
         for name, size in (("cat", (40, 30)), ("dog", (20, 90)), ("my goldfish", (32, 32))):
@@ -178,7 +178,8 @@ def test_a_folder_of_images_of_one_s_own_runs_through(beside: Path) -> None:
             for index in range(count):
                 pixels = random.integers(0, 256, (*size, 3), np.uint8)
                 Image.fromarray(pixels).save(beside / "pets" / part / name / f"{index}.png")
-    notebook = run(beside, data_folder="pets", epochs=2.0)
+    notebook = run(beside, data_folder="pets", side=64, epochs=2.0)
+    assert "(1, 16, 28, 28)" in text_of(notebook, "build")  # at 32 pixels it is half of that
     assert "Accuracy of my goldfish : " in text_of(notebook, "classes")
     assert metrics_of(beside)["dataset"] == "folder"
 

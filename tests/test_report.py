@@ -10,6 +10,7 @@ from small import METRICS, command, leaderboard, notebook
 from workspace.base.cli import UserError
 from workspace.runs import folders
 from workspace.runs.folders import Record
+from workspace.runs.sweep_record import SweepRecord
 from workspace.sweeps import ranking, report
 from workspace.sweeps.progress import Progress
 from workspace.sweeps.ranking import Metric
@@ -168,6 +169,19 @@ def test_compared_runs_show_their_names_their_notebooks_and_their_defaults(tmp_p
         ("alone", "3", "0.2"),
         (f"s/{swept.name}", "2", "0.1"),
     ]
+
+
+@pytest.mark.parametrize(("names", "compared"), [(["s"], 2), (["s", "alone"], 3), (["empty"], None)])
+def test_a_sweep_is_compared_with_all_its_runs(tmp_path: Path, names: list[str], compared: int | None) -> None:
+    for folder in ("s/x-1_a", "s/x-2_b", "alone"):
+        made(tmp_path / "runs" / folder, {"accuracy": 0.5}, x=1)
+    for folder in ("s", "empty"):
+        (tmp_path / "runs" / folder).mkdir(exist_ok=True)
+        SweepRecord().write(tmp_path / "runs" / folder)
+    done = command(tmp_path, "compare", *names, "-o", "compared")
+    assert (done.returncode == 0) == (compared is not None), done.stderr
+    assert compared or done.stderr == "compare: no run of the sweep empty has ended\n"
+    assert not compared or f"{compared} runs compared" in (tmp_path / "compared/report.html").read_text()
 
 
 def test_a_comparison_goes_beside_a_taken_name_that_it_was_not_told(

@@ -11,6 +11,7 @@ from labs import REPOSITORY, wait_until
 from small import command, notebook
 from workspace.host import locate
 from workspace.runs import claims, folders, runs_command
+from workspace.runs.sweep_record import SweepRecord
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,14 @@ def test_runs_of_sweeps_are_told_apart_by_the_sweep(several: Path) -> None:
     assert "sweep: two\n" in command(several, "runs", "show", "two/x-1").stdout
     assert "sweep: one\n" in command(several, "runs", "show", "one/").stdout
     assert "did you mean one/x-1?" in command(several, "runs", "show", "one/x-2").stderr
+
+
+def test_a_sweep_is_shown_as_one(several: Path) -> None:
+    SweepRecord(notebook="lesson.ipynb", planned=2).write(several / "runs/one")
+    said = command(several, "runs", "show", "one").stdout
+    assert f"{several}/runs/one: not finished, 1 of 2 done\nits runs: scripts/runs show one/RUN\n" in said
+    assert "notebook: lesson.ipynb\n" in said
+    assert command(several, "runs", "show", "two").stderr == ""  # no sweep, but what begins so is one run
 
 
 def test_the_list_for_programs_holds_all_that_is_known(several: Path) -> None:

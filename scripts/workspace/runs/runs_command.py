@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from workspace.base import cli, places, settings
@@ -97,12 +98,22 @@ def _say_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def show(run: str | None) -> int:
-    """All about one run."""
+    """All about one run, or one sweep."""
+    if run and (sweep := sweep_record.find(run)):
+        name, status, _, ended = _sweep_line(sweep, folders.everything())
+        cli.say(f"{sweep}: {status}, {ended}\nits runs: {places.command('runs')} show {name}/RUN")
+        _say_fields(_sweep_as_json(sweep))
+        return 0
     found = folders.find(run)
     cli.say(f"{found.folder}: {found.status}")
     if found.caveat:
         cli.say(f"caveat: {found.caveat}")
-    for name, value in (asdict(found.record) | {"metrics": found.metrics}).items():
+    _say_fields(asdict(found.record) | {"metrics": found.metrics})
+    return 0
+
+
+def _say_fields(fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
         if value in (None, "", {}):
             continue
         if isinstance(value, dict):
@@ -111,7 +122,6 @@ def show(run: str | None) -> int:
                 cli.say(f"  {inner}: {content}")
         elif name != "status":
             cli.say(f"{name}: {value}")
-    return 0
 
 
 def tail(run: str | None) -> int:

@@ -14,7 +14,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine
-from workspace.runs import folders
+from workspace.runs import folders, sweep_record
 from workspace.runs.notebook import Notebook
 from workspace.sweeps import ranking
 from workspace.sweeps.ranking import Entry, Metric, Row
@@ -28,8 +28,17 @@ _RENDERED = 200
 
 
 def compare(names: list[str], output: Path | None, metric: Metric) -> None:
-    """Rank the runs called `names` and report them in the folder `output`. Raises UserError for one that cannot be."""
-    found = [folders.find(name) for name in names]
+    """Rank the runs called `names`, and those of sweeps called so, and report them in the folder `output`.
+
+    Raises UserError for one that cannot be.
+    """
+    found: list[folders.Run] = []
+    for name in names:
+        sweep = sweep_record.find(name)
+        ended = [folders.Run(Path(row.folder)) for row in ranking.rows(sweep, metric.name)] if sweep else []
+        if sweep and not ended:
+            raise UserError(f"no run of the sweep {name} has ended", cli.BAD_INPUT)
+        found += ended or [folders.find(name)]
     if unfinished := [run.name for run in found if not run.finished]:
         raise UserError(f"{unfinished[0]} has not ended; {places.command('runs')} list shows which have", cli.BAD_INPUT)
     folder = _new_folder(output)

@@ -251,13 +251,14 @@ def test_compared_cells_have_outputs_and_counts() -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
 
 
-def test_the_notebook_is_small_and_keeps_no_errors_and_no_dead_widgets() -> None:
+def test_the_notebook_is_small_and_keeps_no_errors_no_dead_widgets_and_no_bars_on_their_way() -> None:
     notebook = nbformat.read(LESSON, as_version=4)
     assert LESSON.stat().st_size < 800_000
     assert "widgets" not in notebook.metadata
-    assert not [
-        cell.id for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"
-    ]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if "\r" in output.get("text", "")]
+    assert not [output for output in outputs if any("widget" in kind for kind in output.get("data", {}))]
 
 
 def test_cells_are_short_and_each_is_introduced() -> None:

@@ -5,7 +5,6 @@ Each tells in words, too, what it shows: as the picture's alternative text, and 
 
 import html
 import io
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -20,13 +19,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lesson.machine import WATCHED
+
 GROUND, INK, BLUE, ORANGE, RED = "#ffffff", "#333333", "#1f66b5", "#a85400", "#bb2d2d"
 """Each colour at least 4.5:1 on the ground."""
 WIDTH = 5.6  # inches at 100 pixels: what fits beside the lab's file browser in a window 900 pixels wide
 COLUMNS = 6
-
-# A Jupyter server sets this for its kernels. A run by papermill or nbval nobody watches: it draws once, at the end.
-WATCHED = "JPY_SESSION_NAME" in os.environ
 
 Batch = TypeVar("Batch")
 

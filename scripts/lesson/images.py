@@ -264,7 +264,7 @@ def _decode_all(files: dict[str, list[list[Place]]], root: Place, side: int) -> 
     # Few at a time: of each, all pixels are in memory for a moment.
     with (
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
-        tqdm(total=count, desc="Reading images", unit="image") as bar,
+        tqdm(total=count, desc="Reading images", unit="image", mininterval=0.1 if machine.WATCHED else 10) as bar,
     ):
         for groups in files.values():
             images, labels = np.empty((sum(map(len, groups)), side, side, 3), np.uint8), []

@@ -11,6 +11,10 @@ from pathlib import Path
 # training gets four times slower as soon as another program wants a CPU.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+# A Jupyter server sets this for its kernels. A run by papermill or nbval nobody watches: it draws once, at the end, and
+# bars move seldom, since each step of theirs stays in the executed notebook.
+WATCHED = "JPY_SESSION_NAME" in os.environ
+
 
 def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """CPUs that the control group allows, such as 1.5, or None where it sets no limit.

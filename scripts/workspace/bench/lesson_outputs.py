@@ -40,9 +40,12 @@ def tidy(notebook: NotebookNode) -> None:
     for count, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         cell.metadata.pop("execution", None)
         cell.execution_count = count
-        cell.outputs = [
-            output for output in cell.outputs if not any(kind in output.get("data", {}) for kind in WIDGETS)
-        ]
+        cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
+
+
+def _is_passing(output: NotebookNode) -> bool:
+    """Whether it meant something only while the cell ran: a widget, a bar that moved."""
+    return any(kind in output.get("data", {}) for kind in WIDGETS) or "\r" in output.get("text", "")
 
 
 def make(folder: Path | None) -> None:

@@ -206,6 +206,19 @@ def attempts(folder: Path) -> list[Run]:
     return [run for run in found if not run.finished and run.name == folder.name]
 
 
+def place(wanted: Path | None, name: str) -> Path:
+    """Where a result goes: to `wanted`, or to the default folder of `name`, or `beside` that where it is taken.
+
+    Raises UserError where `wanted` is taken, or the place cannot be written to.
+    """
+    if wanted:
+        require_new(wanted.absolute())
+        return wanted.absolute()
+    default = default_folder(name).absolute()
+    require_writable(default)
+    return default
+
+
 def beside(folder: Path) -> Iterator[Path]:
     """The folder and those that may stand in for it where it is taken: NAME, NAME-2, NAME-3 ..."""
     yield folder

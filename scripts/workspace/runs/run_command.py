@@ -55,11 +55,7 @@ def main(
         values |= notebook_parameters.typed(source, pairs)
     if copy:
         _require_place_for_copy(copy, source)
-    folder = (output or folders.default_folder(notebook.stem)).absolute()
-    if output:
-        folders.require_new(folder)
-    else:
-        folders.require_writable(folder)  # where it is taken, one beside it does as well
+    folder = folders.place(output, notebook.stem)
     source.require_kernel(kernel)
     from workspace.runs import execution  # it imports papermill: bad input need not wait for that
 

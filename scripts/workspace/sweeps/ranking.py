@@ -172,11 +172,15 @@ def row(run: Run, metric: str) -> Row:
     )
 
 
-def rows(folder: Path, metric: str) -> list[Row]:
+def ended(folder: Path) -> list[Run]:
     """The runs in the folder of a sweep that have ended, those whose folder is damaged among them."""
     found = (path for path in folder.iterdir() if (path / RECORD).exists() or _RUN_NAME.fullmatch(path.name))
-    runs = [Run(path) for path in sorted(found) if not path.name.startswith(".") and path.is_dir()]
-    return [replace(row(run, metric), notebook_digest=None) for run in runs]
+    return [Run(path) for path in sorted(found) if not path.name.startswith(".") and path.is_dir()]
+
+
+def rows(folder: Path, metric: str) -> list[Row]:
+    """Those as rows, by `metric`; a sweep is of one notebook, whichever version of the workspace began it."""
+    return [replace(row(run, metric), notebook_digest=None) for run in ended(folder)]
 
 
 def entries(runs: Iterable[Row], metric: Metric) -> list[Entry]:

@@ -35,7 +35,7 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     found: list[folders.Run] = []
     for name in names:
         sweep = sweep_record.find(name)
-        ended = [folders.Run(Path(row.folder)) for row in ranking.rows(sweep, metric.name)] if sweep else []
+        ended = ranking.ended(sweep) if sweep else []
         if sweep and not ended:
             raise UserError(f"no run of the sweep {name} has ended", cli.BAD_INPUT)
         found += ended or [folders.find(name)]
@@ -51,13 +51,11 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
 
 def _new_folder(wanted: Path | None) -> Path:
     """Make the folder `wanted`, or one that nobody else has. Raises UserError where it is taken or cannot be made."""
+    place = folders.place(wanted, "compare")
     if wanted:
-        folders.require_new(wanted.absolute())
-        wanted.mkdir(parents=True)
-        return wanted.absolute()
-    default = folders.default_folder("compare")
-    folders.require_writable(default)
-    for folder in folders.beside(default):  # two comparisons may begin in the same second
+        place.mkdir(parents=True)
+        return place
+    for folder in folders.beside(place):  # two comparisons may begin in the same second
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder

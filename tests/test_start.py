@@ -15,7 +15,7 @@ import pytest
 from labs import REPOSITORY, Lab, command, free_port, wait_until
 from workspace.base import network
 from workspace.base.cli import UserError
-from workspace.host import causes, progress, start
+from workspace.host import causes, progress
 
 
 @pytest.mark.parametrize(
@@ -63,12 +63,6 @@ def test_bad_argument_is_refused_in_one_line(checkout: Path, arguments: list[str
     assert refused.returncode == 2
     assert complaint in refused.stderr
     assert refused.stderr.count("\n") == 1
-
-
-def test_link_names_the_machine_unless_only_it_may_connect() -> None:
-    assert start.own_name("127.0.0.1") == "localhost"
-    assert start.own_name("192.0.2.7") == "192.0.2.7"
-    assert start.own_name("0.0.0.0") in {socket.gethostname(), "localhost"}  # noqa: S104
 
 
 def fake_docker(folder: Path, script: str) -> dict[str, str]:

@@ -2,21 +2,18 @@
 
 import contextlib
 import ipaddress
-import re
-import socket
 import sys
 from dataclasses import dataclass
 
 from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
 from workspace.base.files import locked
-from workspace.host import compose, engine, locate, native
+from workspace.host import address, compose, engine, locate, native
+from workspace.host.address import EVERYWHERE
 from workspace.host.compose import Workspace
 from workspace.lab import access, seed
 
 DEFAULT_PORT = 8888
-EVERYWHERE = "0.0.0.0"  # noqa: S104  (the lesson's address is a public one; the firewall is the owner's)
-
 
 _NOBODYS_TOP_LEVEL = {"example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
 
@@ -39,7 +36,7 @@ class Options:
             "WORKSPACE_PUBLIC_HOST": self.public_host,
         }
         if self.tls:
-            host = self.public_host or settings.get("WORKSPACE_PUBLIC_HOST") or own_name(self.bind or EVERYWHERE)
+            host = address.host_name(self.bind or EVERYWHERE, self.public_host)
             variables["WORKSPACE_PUBLIC_HOST"] = host  # the certificate's name and the link's
             variables["WORKSPACE_TLS_ISSUER"] = settings.get("WORKSPACE_TLS_ISSUER") or issuer(host)
         return {name: value for name, value in variables.items() if value}
@@ -77,8 +74,7 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
         raise UserError("TLS needs Docker, where Caddy does it; without: an SSH tunnel", cli.BAD_INPUT)
     bind = options.bind or settings.get("WORKSPACE_BIND") or EVERYWHERE
     port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(DEFAULT_PORT))
-    host = options.public_host or settings.get("WORKSPACE_PUBLIC_HOST") or own_name(bind)
-    server = native.start(bind, port, host)
+    server = native.start(bind, port, address.host_name(bind, options.public_host))
     locate.remember(locate.NATIVE)
     _warn_if_public(bind)
     return _finish_native(server, reset_lesson=reset_lesson)
@@ -118,10 +114,9 @@ def link(default_host: str | None = None) -> str:
     if places.IN_IMAGE:
         host = settings.get("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
         port, tls = int(settings.get("WORKSPACE_PORT") or DEFAULT_PORT), bool(settings.get("WORKSPACE_TLS"))
-        address = access.link(host, port, access.token_in_use(), tls=tls)
         if places.PLAIN_CONTAINER:
             print(f"In place of {port} goes the port that -p published.", file=sys.stderr)
-        return address
+        return access.link(host, port, access.token_in_use(), tls=tls)
     return _link(locate.running(), default_host)
 
 
@@ -158,7 +153,7 @@ def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
 def _link(workspace: native.Server | Workspace, default_host: str | None = None) -> str:
     if isinstance(workspace, native.Server):
         return workspace.link()
-    return workspace.link(default_host or own_name(workspace.published()["URL"]))
+    return workspace.link(address.host_name(workspace.published()["URL"], default_host))
 
 
 def issuer(host: str) -> str:
@@ -169,19 +164,6 @@ def issuer(host: str) -> str:
         *parents, last = host.split(".")
         return "internal" if not parents or last in _NOBODYS_TOP_LEVEL else "acme"
     return "internal"
-
-
-def own_name(bind: str) -> str:
-    """The name under which a browser finds this machine: its own, unless only the machine itself may connect."""
-    name = socket.gethostname()
-    try:
-        if bind != EVERYWHERE:
-            address = ipaddress.ip_address(bind)
-            return "localhost" if address.is_loopback else bind
-        socket.getaddrinfo(name, None)
-    except (OSError, ValueError):
-        return "localhost"
-    return name
 
 
 def _check(options: Options) -> None:
@@ -195,9 +177,7 @@ def _check(options: Options) -> None:
                 f"--bind {options.bind} is not an IPv4 address; use 127.0.0.1 (this machine alone) or 0.0.0.0",
                 cli.BAD_INPUT,
             ) from error
-    if options.public_host is not None and not re.fullmatch(
-        r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", options.public_host
-    ):
+    if options.public_host is not None and not address.is_name(options.public_host):
         raise UserError(
             f"--public-host {options.public_host} is not a host name; use one like vm.region.cloudapp.azure.com",
             cli.BAD_INPUT,

@@ -14,6 +14,7 @@ from jupyter_server.utils import JupyterServerAuthWarning
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from workspace.base import places, settings
 from workspace.lab import access, contents, limits, server
+from workspace.runs import activity
 
 if TYPE_CHECKING:
     from jupyter_server.base.handlers import JupyterHandler
@@ -44,7 +45,8 @@ class TokenOnly(IdentityProvider):
         del ssl_options
         if self.token != TOKEN:
             sys.exit(_refuse("the access token must come from a token file or JUPYTER_TOKEN, not from a setting"))
-        app.io_loop.add_callback(limits.guard, app)  # when there is a server: there is no later place of our own
+        for at_last in (limits.guard, activity.watch):  # when there is a server: there is no later place of our own
+            app.io_loop.add_callback(at_last, app)
 
     async def get_user_token(self, handler: "JupyterHandler") -> User | None:
         """The user, if the request carries the token."""

@@ -174,6 +174,11 @@ def everything() -> list[Run]:
     return sorted(map(Run, found), key=lambda run: (run.record.started, run.full_name))
 
 
+def any_at_work() -> bool:
+    """Whether any run is at work in the work folder's runs, on whichever machine that shares it."""
+    return any(is_held(state) for run in (".*", "*/.*") for state in _top().glob(f"{run}/{STATE}"))
+
+
 def find(name: str | None) -> Run:
     """The run called `name`, RUN or SWEEP/RUN (or that folder, or the only one whose name begins so); None: the latest.
 

@@ -179,7 +179,7 @@ MUTANTS = [
     ),
     Mutant(
         "a sweep of two notebooks",
-        SWEEP,
+        "scripts/workspace/sweeps/execution.py",
         "yield Job(self._notebook,",
         "yield Job(Notebook.read(self._notebook.path),",
         "tests/test_sweep.py -k edited",
@@ -194,8 +194,8 @@ MUTANTS = [
     Mutant(
         "a sweep with a run missing",
         SWEEP,
-        " for place in self._expected if place.name not in found]",
-        " for place in ()]",
+        "plan.runs.items() if plan else ()",
+        "()",
         "tests/test_sweep.py -k damaged",
     ),
     Mutant("a sweep's old ranking", SWEEP, "ranked_so and ", "", "tests/test_sweep.py -k ranked_anew"),
@@ -208,8 +208,8 @@ MUTANTS = [
     ),
     Mutant(
         "a sweep's failures forgotten",
-        SWEEP,
-        "self._chooser.ask_again(row.parameters)",
+        "scripts/workspace/sweeps/tpe.py",
+        "self._study.enqueue_trial(trial.params)",
         "pass",
         "tests/test_sweep.py -k tpe_makes",
     ),

@@ -26,6 +26,8 @@ from workspace.runs import json_files
 
 TRASH = ".trash"
 """Where runs go that are removed, beside the others."""
+REPLACED = "replaced"
+"""Where those of a sweep go that are made again: nothing is thrown away."""
 
 RECORD, STATE, LOG, METRICS, CURVES = "run.json", "state.json", "log.txt", "metrics.json", "curves.json"
 
@@ -254,6 +256,20 @@ def require_writable(folder: Path) -> None:
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{nearest} cannot be written to, so {folder} cannot be made", cli.BAD_INPUT)
+
+
+def is_completed(folder: Path) -> bool:
+    """Whether a run was published as `folder`, and completed."""
+    return folder.exists() and Run(folder).status == COMPLETED
+
+
+def put_aside(folder: Path) -> None:
+    """Make room for a run that is made again: what there was of it is kept among the replaced."""
+    for old in [folder, *(run.folder for run in attempts(folder) if run.status == LOST)]:
+        if old.exists():
+            replaced = folder.parent / REPLACED
+            replaced.mkdir(exist_ok=True)
+            old.rename(replaced / f"{folder.name}-{secrets.token_hex(3)}")
 
 
 def remove(run: Run) -> Path:

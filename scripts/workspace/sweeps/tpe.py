@@ -8,8 +8,11 @@ from typing import Any
 
 from workspace.base import cli
 from workspace.base.cli import UserError
+from workspace.runs.folders import COMPLETED
 from workspace.sweeps import axes as axes_
 from workspace.sweeps.axes import Axis
+from workspace.sweeps.plan import Plan
+from workspace.sweeps.ranking import Row
 
 _TRIES = 100
 """So often the same combination is chosen again before they are taken to be used up."""
@@ -25,43 +28,48 @@ def require() -> None:
         )
 
 
-class Chooser:
-    """Asks for `count` combinations in all, those that it is told to remember included.
+class Chosen(Plan):
+    """`total` runs, each chosen when it can start, those that it is told to remember included.
 
     There is no state but the runs themselves: what they tell is told again when a sweep is resumed.
     """
 
-    def __init__(self, axes: list[Axis], count: int, mode: str, seed: int) -> None:
+    known_ahead = False
+    total = 0
+
+    def __init__(self, axes: list[Axis], total: int, mode: str, seed: int) -> None:
         import optuna
 
+        super().__init__(axes, [])
+        self.total = total
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self._states = optuna, optuna.trial.TrialState
-        self._count, self._seed = count, seed
+        self._seed = seed
         with warnings.catch_warnings(action="ignore"):  # of values that no file could hold; there is none
             self._distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
         self._study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         self._chosen: set[str] = set()
         self._asked: dict[str, Any] = {}
 
-    def remember(self, values: Mapping[str, Any], metric: float | None) -> bool:
-        """A run of an earlier time that ended; whether it is one of these combinations."""
-        if trial := self._ended(values, metric):
+    def remember(self, row: Row) -> bool:
+        """Learn from a run that ended; one that failed is made again, before any new one."""
+        value = row.value if row.status == COMPLETED else None
+        trial = self._ended(row.parameters, value)
+        if trial and row.status == COMPLETED:
             self._study.add_trial(trial)
             self._chosen.add(axes_.identity(trial.params))
-        return trial is not None
-
-    def ask_again(self, values: Mapping[str, Any]) -> None:
-        """A run of an earlier time that failed: it is made again, before any new one."""
-        if trial := self._ended(values, None):
+            return True
+        if trial:
             self._study.enqueue_trial(trial.params)
+        return False
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The next combination, chosen when it is asked for; none twice."""
+    def missing(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The next run, chosen when it is asked for; none twice."""
         # The runs go on side by side. A seed for each resume: what was drawn once must not be drawn in the same order.
         seed = self._seed + len(self._chosen)
         self._study.sampler = self._optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         again = 0
-        while len(self._chosen) < self._count and again < _TRIES:
+        while len(self._chosen) < self.total and again < _TRIES:
             trial = self._study.ask(self._distributions)
             values = dict(trial.params)
             if (key := axes_.identity(values)) in self._chosen:
@@ -71,7 +79,9 @@ class Chooser:
             again = 0
             self._chosen.add(key)
             self._asked[key] = trial
-            yield values
+            name = self.name(values)
+            self.runs[name] = values
+            yield name, values
 
     def tell(self, values: Mapping[str, Any], metric: float | None) -> None:
         """What the combination gave; None where its run failed."""

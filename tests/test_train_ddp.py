@@ -15,6 +15,7 @@ import train_ddp
 from labs import REPOSITORY
 from PIL import Image
 from small import command
+from workspace.bench import gpu
 
 SCRIPT = str(REPOSITORY / "notebooks/train_ddp.py")
 
@@ -171,18 +172,23 @@ def test_too_few_images_for_one_batch_are_told_as_that(data: Path, tmp_path: Pat
         train_ddp.main(options(data, tmp_path, batch_size=100))
 
 
-def test_notebook_launches_both_and_finds_the_same_network(data: Path, tmp_path: Path) -> None:
-    def launch(folder: str, batch_size: int) -> subprocess.CompletedProcess[str]:
-        given = {"data_folder": data, "batch_size": batch_size, "epochs": 2, "train_images": 64}
-        parameters = [word for name, value in given.items() for word in ("-p", name, value)]
-        return command(tmp_path, "run", REPOSITORY / "notebooks/several_devices.ipynb", *parameters, "-o", folder)
-
-    done = launch("made", batch_size=16)
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "made/metrics.json").read_text())
+def test_notebook_launches_both_and_finds_the_same_network(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As scripts/bench gpu runs it, which tells what came out."""
+    monkeypatch.setattr(gpu, "SHARE", 8)
+    [(what, told, _)] = gpu.several_devices(gpu.Bench(tmp_path, data))
+    assert what == "2 processes train one network"
+    metrics = json.loads((tmp_path / "several/metrics.json").read_text())
     assert metrics["processes"] == 2
     assert metrics["weights_apart"] < 1e-5
-    unfair = launch("unfair", batch_size=15)
+    assert f"{metrics['images_per_second']:,.0f} images/s on cpu, by gloo (NCCL not tried" in told
+    assert f"weights apart by {metrics['weights_apart']:.0e}" in told
+
+
+def test_notebook_whose_batch_cannot_be_shared_evenly_fails_with_the_reason(data: Path, tmp_path: Path) -> None:
+    given = ["-p", "data_folder", data, "-p", "batch_size", 15]
+    unfair = command(tmp_path, "run", REPOSITORY / "notebooks/several_devices.ipynb", *given, "-o", "unfair")
     assert unfair.returncode == 1
     assert "cannot be shared evenly by 2 processes" in (tmp_path / "unfair/log.txt").read_text()
 

@@ -45,8 +45,8 @@ class TokenOnly(IdentityProvider):
         del ssl_options
         if self.token != TOKEN:
             sys.exit(_refuse("the access token must come from a token file or JUPYTER_TOKEN, not from a setting"))
-        for at_last in (limits.guard, activity.watch):  # when there is a server: there is no later place of our own
-            app.io_loop.add_callback(at_last, app)
+        app.io_loop.add_callback(limits.guard, app)  # when there is a server: there is no later place of our own
+        app.io_loop.add_callback(activity.watch, app)
 
     async def get_user_token(self, handler: "JupyterHandler") -> User | None:
         """The user, if the request carries the token."""

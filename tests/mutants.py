@@ -45,7 +45,7 @@ MUTANTS = [
     Mutant("an old login", SETTINGS, 'b"login cookie:" + TOKEN.encode()', 'b"login cookie"', IN_SERVER),
     Mutant("the token in kernels", SERVE, ' if not name.startswith("JUPYTER_TOKEN")', "", IN_SERVER),
     Mutant("a kernel on ports", SETTINGS, 'transport = "ipc"', 'transport = "tcp"', IN_SERVER),
-    Mutant("a silent run", SETTINGS, "(limits.guard, activity.watch)", "(limits.guard,)", "tests/test_activity.py"),
+    Mutant("a silent run", SETTINGS, "app.io_loop.add_callback(activity.watch, app)", "pass", "tests/test_activity.py"),
     Mutant("another site", SETTINGS, 'allow_origin = ""', 'allow_origin = "*"', ATTACKS + "another_site"),
     Mutant("hidden files", SETTINGS, "allow_hidden = False", "allow_hidden = True", ATTACKS + "hidden"),
     Mutant("a planted module", SERVE, '"-P", ', "", "tests/test_hardening.py -k plants"),

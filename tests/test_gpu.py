@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -96,6 +97,24 @@ def test_the_lesson_copies_positions_to_the_device_once_a_pass_not_once_a_step()
     names = {"torch": torch, "device": "meta", "batch_size": 4}
     exec(CELLS["batches"], names)  # noqa: S102  (our own notebook)
     assert {batch.device.type for batch in names["random_batches"](10, 5)} == {"meta"}
+
+
+def test_the_lesson_compares_whole_digits_with_half_of_them() -> None:
+    names = {"torch": torch, "nn": torch.nn, "machine": machine, "learn_images": torch.randint(256, (8, 16, 16, 3))}
+    names |= {"learn_labels": torch.arange(8) % 2, "data": SimpleNamespace(classes=["a", "b"]), "learning_rate": 0.1}
+    names["available"] = {"cuda": False, "mps": False}
+    for cell in ("normalise", "augment", "network", "optimizer", "train", "gpu"):
+        exec(CELLS[cell], names)  # noqa: S102  (our own notebook)
+    loss, digits = names["loss_function"], []
+
+    def recording(guesses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        digits.append(guesses.dtype)
+        return loss(guesses, labels)
+
+    names["loss_function"] = recording
+    assert names["images_per_second"]("cpu", 4, 8, steps=2) > 0
+    assert names["images_per_second"]("cpu", 4, 8, torch.float16, steps=2) > 0
+    assert digits == [torch.float32] * 4 + [torch.float16] * 4
 
 
 def test_memory_on_the_gpu_is_told_where_it_computes_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 from conftest import missing
 from labs import REPOSITORY, wait_until
-from workspace.host import engine as host_engine
+from workspace.base.cli import UserError
+from workspace.host import gpu
 
 # What NVIDIA's hook does, as far as it can be seen from here: the driver's programs come into the container's root,
 # which is read-only only later, and a GPU that is not there stops the start. This machine has the GPUs 0 to 3.
@@ -101,7 +102,7 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_large_is_fetched(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", gpu_engine)
     monkeypatch.setenv("WORKSPACE_GPUS", "0,3")
-    host_engine.require_gpu()
+    gpu.require()
     monkeypatch.setenv("WORKSPACE_GPUS", "7")
-    with pytest.raises(host_engine.UserError, match="WORKSPACE_GPUS names a GPU that this machine does not have"):
-        host_engine.require_gpu()
+    with pytest.raises(UserError, match="WORKSPACE_GPUS names a GPU that this machine does not have"):
+        gpu.require()

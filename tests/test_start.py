@@ -80,7 +80,9 @@ def test_missing_compose_is_named_with_its_packages(checkout: Path, tmp_path: Pa
 
 
 def test_compose_that_is_too_old_is_named_with_what_is_needed(checkout: Path, tmp_path: Path) -> None:
-    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, "echo 2.17.3"))
+    refused = command(
+        checkout, "scripts/start", **fake_docker(tmp_path, '[ "$1" = version ] && echo 26.1.5 || echo 2.17.3')
+    )
     assert refused.returncode == 1
     assert "Docker Compose is 2.17.3 and 2.24 or newer is needed" in refused.stderr
 

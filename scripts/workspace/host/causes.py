@@ -1,4 +1,7 @@
-"""Why Docker, BuildKit, uv or Caddy failed: from what they say to one line that names the cause and the next step."""
+"""Why something failed: each cause's line, with the next step, once; found by looking, or in what a program says.
+
+Docker, BuildKit, uv, Caddy and NVIDIA's programs are understood by the patterns.
+"""
 
 import enum
 import re
@@ -14,29 +17,42 @@ _MAKE_A_BASE_IMAGE = (
 _OS_RELEASE = Path("/etc/os-release")
 
 
-class Kind(enum.Enum):
-    """What a failure is about."""
+class Kind(enum.StrEnum):
+    """What a failure is about: the name by which reports have it."""
 
-    ADDRESS = enum.auto()
-    BASE_IMAGE = enum.auto()
-    CADDY = enum.auto()
-    CERTIFICATE = enum.auto()
-    CONFLICT = enum.auto()
-    CPUS = enum.auto()
-    DISK = enum.auto()
-    ENGINE = enum.auto()
-    GPU = enum.auto()
-    PACKAGES = enum.auto()
-    PORT = enum.auto()
-    SYSTEM = enum.auto()
+    ADDRESS = "address"
+    BASE_IMAGE = "base-image"
+    CADDY = "caddy"
+    CERTIFICATE = "certificate"
+    COMPOSE = "compose"
+    CONFLICT = "conflict"
+    CPUS = "cpus"
+    DISK = "disk-full"
+    ENGINE_OLD = "engine-old"
+    ENGINE_PERMISSION = "engine-permission"
+    ENGINE_SILENT = "engine-silent"
+    ENGINE_UNREACHABLE = "engine-unreachable"
+    GPU_LOST = "gpu-lost"
+    GPU_NONE = "gpu-none"
+    GPU_NUMBER = "gpu-number"
+    GPU_DRIVER = "gpu-driver"
+    GPU_DRIVER_CHANGED = "gpu-driver-changed"
+    GPU_OLD = "gpu-old"
+    GPU_HAND_OVER = "gpu-hand-over"
+    GPU_TOOLKIT = "gpu-toolkit"
+    HTTP_PORT = "http-port"
+    NO_DOCKER = "no-docker"
+    PACKAGES = "packages"
+    PORT = "port"
+    SYSTEM = "system"
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A failure of one kind: the pattern of what is said, and the line for the user."""
+    """A failure of one kind: the line for the user, and the pattern of what programs say of it, if they do."""
 
     kind: Kind
-    pattern: str
+    pattern: str | None
     message: str
 
 
@@ -44,7 +60,12 @@ _CAUSES = (  # the first that matches counts
     Cause(
         Kind.PORT,
         r"port is already allocated|address already in use|ports are not available",
-        "port {port} is taken by another program; choose another: scripts/start --port {other_port}",
+        "port {port} is taken by {whose}; choose another: scripts/start --port {other_port}",
+    ),
+    Cause(
+        Kind.HTTP_PORT,
+        None,
+        "port {port} is taken by {whose}; choose another: WORKSPACE_HTTP_PORT=8080",
     ),
     Cause(
         Kind.CONFLICT,
@@ -59,22 +80,77 @@ _CAUSES = (  # the first that matches counts
         "cache",
     ),
     Cause(
-        Kind.GPU,
-        r"nvidia-container-cli: device error",
+        Kind.ENGINE_PERMISSION,
+        r"permission denied while trying to connect to the [Dd]ocker|dial unix \S+: connect: permission denied",
+        "there is a Docker engine and you may not use it: `sudo usermod -aG docker $USER`, then log in again; "
+        "or go without it: scripts/start --native",
+    ),
+    Cause(
+        Kind.ENGINE_OLD,
+        r"unknown flag: start-interval",
+        "Docker Engine 25 or newer is needed{have}: install it anew from Docker's packages or the system's",
+    ),
+    Cause(Kind.ENGINE_UNREACHABLE, None, "the Docker engine cannot be reached: {said}; {start_it}"),
+    Cause(
+        Kind.ENGINE_SILENT,
+        None,
+        "the Docker engine does not answer within {seconds} s; `sudo systemctl restart docker`, or restart its Desktop",
+    ),
+    Cause(Kind.NO_DOCKER, None, "the Docker engine cannot be reached: there is no command `docker` on the PATH"),
+    Cause(
+        Kind.COMPOSE,
+        None,
+        "Docker Compose {have} and {wanted} or newer is needed: install docker-compose-v2 (Ubuntu), docker-compose "
+        "(Debian) or docker-compose-plugin (Docker's packages); or go without Docker: scripts/start --native",
+    ),
+    Cause(
+        Kind.GPU_NUMBER,
+        r"nvidia-container-cli: device error|unresolvable CDI devices nvidia\.com/gpu=(?!all\b)",
         "WORKSPACE_GPUS names a GPU that this machine does not have; `nvidia-smi -L` lists them",
     ),
     Cause(
-        Kind.GPU,
+        Kind.GPU_LOST,
+        r"Failed to initialize NVML: Unknown Error",
+        "the container has lost its GPU, as after `systemctl daemon-reload` on the host: scripts/stop, then "
+        'scripts/start --gpu. For good: the engine set to CDI, or to "exec-opts": ["native.cgroupdriver=cgroupfs"] in '
+        "/etc/docker/daemon.json",
+    ),
+    Cause(
+        Kind.GPU_DRIVER_CHANGED,
+        r"Driver/library version mismatch|driver/library version mismatch",
+        "the NVIDIA driver was updated and the old one is still loaded: sudo reboot",
+    ),
+    Cause(
+        Kind.GPU_HAND_OVER,
         r"could not select device driver|unknown or invalid runtime name: nvidia|unresolvable CDI devices"
         r"|no known GPU vendor found",
-        "Docker cannot reach a GPU: this machine has none, or the NVIDIA Container Toolkit (1.17.8 or newer) is not "
-        "set up: `sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker`. "
+        "Docker cannot reach a GPU: the NVIDIA Container Toolkit is not set up in the engine: "
+        "`sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker`. "
         "Without --gpu the workspace runs on the CPU",
     ),
     Cause(
-        Kind.GPU,
-        r"nvidia-container-cli: initialization error|libnvidia-ml\.so|driver.*not loaded|nvml error",
-        "the NVIDIA Container Toolkit is there but the GPU's driver is not: `nvidia-smi` must work here first",
+        Kind.GPU_TOOLKIT,
+        None,
+        "Docker cannot reach a GPU: the NVIDIA Container Toolkit (1.17.8 or newer) is missing: install the package "
+        "nvidia-container-toolkit from NVIDIA's repository (README, With a GPU), then `sudo nvidia-ctk runtime "
+        "configure --runtime=docker && sudo systemctl restart docker`",
+    ),
+    Cause(
+        Kind.GPU_OLD,
+        None,
+        "the card {card} (compute capability {capability}) is too old for PyTorch's CUDA 13 build: a T4, an RTX 20 or "
+        "anything newer will do",
+    ),
+    Cause(
+        Kind.GPU_NONE,
+        None,
+        "Docker cannot reach a GPU: this machine has no NVIDIA GPU. Without --gpu the workspace runs on the CPU",
+    ),
+    Cause(
+        Kind.GPU_DRIVER,
+        r"nvidia-container-cli: initialization error|libnvidia-ml\.so|driver.*not loaded|nvml error"
+        r"|couldn't communicate with the NVIDIA driver",
+        "the GPU's driver {is_not}: {next_step}",
     ),
     Cause(
         Kind.CADDY,
@@ -89,7 +165,6 @@ _CAUSES = (  # the first that matches counts
         "the base image cannot be fetched from Docker Hub: check the network, {base_image}name an image of your own "
         "(WORKSPACE_BASE_IMAGE=...), or go without Docker: scripts/start --native",
     ),
-    Cause(Kind.ENGINE, r"unknown flag: start-interval", "Docker Engine 25 or newer is needed"),
     Cause(
         Kind.SYSTEM,
         r"no wheels with a matching (platform|Python ABI|Python implementation) tag",
@@ -122,23 +197,39 @@ def kind(said: str) -> Kind | None:
     return found[0].kind if found else None
 
 
+def line(kind: Kind, **values: object) -> str:
+    """The line for a failure of this kind that was found by looking."""
+    return next(cause for cause in _CAUSES if cause.kind is kind).message.format_map(_DEFAULTS | values)
+
+
 def explain(said: str, port: int = 0) -> str:
     """What was said, as one line that names the cause and the next step; `port` is the one that was asked for."""
     taken = re.search(r"(?:Bind for|host port for|listen tcp\d?) \S*?:(\d+)", said)
     if taken and int(taken[1]) != port:  # the other port that TLS needs
-        return f"port {taken[1]} is taken by another program; choose another: WORKSPACE_HTTP_PORT=8080"
+        return line(Kind.HTTP_PORT, port=taken[1])
     if found := _find(said):
         cause, matched = found
-        line = next(line for line in said.splitlines() if matched.splitlines()[0] in line)
-        return cause.message.format(port=port, other_port=port + 1, line=line.strip(), base_image=_base_image())
+        whole = next(line for line in said.splitlines() if matched.splitlines()[0] in line)
+        values = {"port": port, "other_port": port + 1, "line": whole.strip(), "base_image": _base_image()}
+        return cause.message.format_map(_DEFAULTS | values)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|failed|cannot|denied", line, re.IGNORECASE)]
     return (errors or lines or ["it gave no reason"])[-1]
 
 
+_DEFAULTS = {
+    "have": "",
+    "is_not": "is not there, or not loaded",
+    "next_step": "`nvidia-smi` must work here first",
+    "whose": "another program",
+}
+"""What a line says where no more is known."""
+
+
 def _find(said: str) -> tuple[Cause, str] | None:
     """The cause, and what of its pattern was found."""
-    return next(((cause, found.group()) for cause in _CAUSES if (found := re.search(cause.pattern, said))), None)
+    known = ((cause, re.search(cause.pattern, said)) for cause in _CAUSES if cause.pattern)
+    return next(((cause, found.group()) for cause, found in known if found), None)
 
 
 def _base_image() -> str:

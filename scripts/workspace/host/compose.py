@@ -26,6 +26,10 @@ _MODULE = ["-T", SERVICE, "python", "-P", "-m"]
 _HEALTHY_WITHIN_S = 180
 
 
+class PausedError(UserError):
+    """The workspace's container is there, and stands still."""
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The compose project, with what a command line adds to its settings."""
@@ -38,7 +42,7 @@ class Workspace:
     @property
     def project(self) -> str:
         """Its name, by which the engine knows it: COMPOSE_PROJECT_NAME, else that of docker-compose.yml."""
-        return self._configuration["name"]
+        return self.configuration["name"]
 
     def image(self) -> str:
         """The image this asks for."""
@@ -60,7 +64,7 @@ class Workspace:
         """The running container as `docker compose ps` describes it, or None. Raises UserError where it is paused."""
         container = next(iter(self._ps(SERVICE)), {"State": "absent"})
         if container["State"] == "paused":
-            raise UserError(f"the workspace is paused; `docker unpause {container['Name']}` lets it go on")
+            raise PausedError(f"the workspace is paused; `docker unpause {container['Name']}` lets it go on")
         return container if container["State"] == "running" else None
 
     def runs_on_gpu(self) -> bool:
@@ -128,7 +132,7 @@ class Workspace:
         if os.path.lexists(file):
             access.replace(file)  # read-only in the container
         else:
-            rotated = self._module("workspace.lab.access", "rotate")
+            rotated = self.module("workspace.lab.access", "rotate")
             if rotated.returncode:
                 raise UserError(serve.last_words(rotated.stderr))
         restarted = self._compose("restart", SERVICE)
@@ -145,7 +149,7 @@ class Workspace:
 
     def reset_lesson(self) -> list[str]:
         """Put the delivered lesson beside the user's; the names of the files written."""
-        done = self._module("workspace.lab.seed")
+        done = self.module("workspace.lab.seed")
         if done.returncode:
             raise UserError(f"the lesson could not be put back: {serve.last_words(done.stderr)}")
         return done.stdout.splitlines()
@@ -193,7 +197,7 @@ class Workspace:
 
     def kept(self) -> list[str]:
         """What a stop leaves in place, a line for each volume or folder."""
-        volumes = self._configuration["volumes"]
+        volumes = self.configuration["volumes"]
         contents = {"/workspace": "notebooks and runs", "/data": "datasets", "/state": "the token"}
         return [
             f"{contents[mount['target']]}: "
@@ -201,6 +205,16 @@ class Workspace:
             for mount in self._service()["volumes"]
             if mount["target"] in contents
         ]
+
+    def last_words(self) -> str | None:
+        """What the container said last, where it has ended or is started again and again; else None."""
+        try:
+            ended = self._ended()
+        except UserError:
+            return None
+        return (
+            serve.last_words(self._compose("logs", "--no-log-prefix", "--tail", "50", ended).stdout) if ended else None
+        )
 
     def _wait_until_healthy(self) -> None:
         outcome = wait_until(lambda: self._ended() or self._answers(), _HEALTHY_WITHIN_S, every_s=0.3)
@@ -231,13 +245,13 @@ class Workspace:
         bundle = {"WORKSPACE_CA_BUNDLE": str(network.authorities() or os.devnull)}
         return os.environ | bundle | _no_token_is_no_folder() | self.variables
 
-    def _module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this package in the running container."""
         return self._compose("exec", *_MODULE, name, *arguments)
 
     def _configured_port(self) -> dict[str, str]:
         """The port that a browser connects to, as it is set."""
-        return self._configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
+        return self.configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
 
     def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -250,7 +264,8 @@ class Workspace:
         )
 
     @functools.cached_property
-    def _configuration(self) -> dict:
+    def configuration(self) -> dict[str, Any]:
+        """What Compose makes of docker-compose.yml, overlays and settings. Raises UserError where they do not fit."""
         for name in ("WORKSPACE_DIR", "WORKSPACE_SECRETS", "WORKSPACE_CA_BUNDLE"):
             if ":" in (settings.get(name) or ""):
                 raise UserError(f"{name} has a colon, which Docker cannot mount: {settings.get(name)}", cli.BAD_INPUT)
@@ -260,7 +275,7 @@ class Workspace:
         return json.loads(done.stdout)
 
     def _service(self) -> dict:
-        return self._configuration["services"][SERVICE]
+        return self.configuration["services"][SERVICE]
 
     def _ps(self, service: str | None = None) -> list[dict[str, Any]]:
         """The project's containers, or one service's; also of services in an overlay that this was not told about."""

@@ -1,14 +1,24 @@
 """The machine's Docker engine: whether it can be used, and what it has."""
 
+import functools
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from typing import Any
 
-from workspace.base import settings
+from workspace.base import settings, verdicts
 from workspace.base.cli import UserError
+from workspace.base.verdicts import State, Verdict
 from workspace.host import causes
+from workspace.host.causes import Kind
 
+_OLDEST = 25
 _OLDEST_COMPOSE = (2, 24)
+_ANSWERS_WITHIN_S = 20
+_ELSEWHERE = {Kind.ENGINE_SILENT, Kind.ENGINE_UNREACHABLE, Kind.NO_DOCKER}
 
 _MACHINES_OWN = 512 << 20
 
@@ -22,44 +32,80 @@ def is_installed() -> bool:
     return shutil.which("docker") is not None
 
 
+def look() -> Verdict:
+    """Whether an engine answers, may be used and is new enough."""
+    if not is_installed():
+        return _broken(Kind.NO_DOCKER)
+    try:
+        asked = _run("version", "--format", "{{.Server.Version}}", timeout=_ANSWERS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        return _broken(Kind.ENGINE_SILENT, seconds=_ANSWERS_WITHIN_S)
+    if "permission denied" in asked.stderr:
+        return _broken(Kind.ENGINE_PERMISSION)
+    if asked.returncode:
+        said = (asked.stderr.strip() or asked.stdout.strip() or "it gives no reason").splitlines()[-1]
+        return _broken(Kind.ENGINE_UNREACHABLE, said=said, start_it=_how_to_start_it())
+    version = ".".join(re.findall(r"\d+", asked.stdout)[:3])
+    if version and int(version.split(".")[0]) < _OLDEST:
+        return _broken(Kind.ENGINE_OLD, have=f", and this is {version}")
+    return verdicts.well(f"Docker {version}", docker=version)
+
+
+def look_at_compose() -> Verdict:
+    """Whether Docker Compose is there and new enough."""
+    asked = _run("compose", "version", "--short")
+    numbers = re.findall(r"\d+", asked.stdout)[:3]
+    if asked.returncode or tuple(map(int, numbers[:2])) < _OLDEST_COMPOSE:
+        have = f"is {asked.stdout.strip()}" if not asked.returncode else "is missing"
+        return _broken(Kind.COMPOSE, have=have, wanted=".".join(map(str, _OLDEST_COMPOSE)))
+    return verdicts.well(f"Docker Compose {'.'.join(numbers)}", compose=".".join(numbers))
+
+
 def require() -> None:
     """Make sure that an engine answers.
 
     Raises UnreachableError where none does, and UserError where one cannot be used as things are.
     """
-    if not is_installed():
-        raise UnreachableError("the Docker engine cannot be reached: there is no command `docker` on the PATH")
-    asked = _run("version", "--format", "{{.Server.Version}}")
-    if "permission denied" in asked.stderr:
-        raise UserError(
-            "there is a Docker engine and you may not use it: `sudo usermod -aG docker $USER`, then log in again; "
-            "or go without it: scripts/start --native"
-        )
-    if asked.returncode:
-        said = (asked.stderr.strip() or asked.stdout.strip() or "it gives no reason").splitlines()[-1]
-        raise UnreachableError(f"the Docker engine cannot be reached: {said}")
-    version = _run("compose", "version", "--short")
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version.stdout)[:2])
-    if version.returncode or numbers < _OLDEST_COMPOSE:
-        have = f"is {version.stdout.strip()}" if not version.returncode else "is missing"
-        wanted = ".".join(map(str, _OLDEST_COMPOSE))
-        raise UserError(
-            f"Docker Compose {have} and {wanted} or newer is needed: install docker-compose-v2 "
-            "(Ubuntu), docker-compose (Debian) or docker-compose-plugin (Docker's packages); "
-            "or go without Docker: scripts/start --native"
-        )
+    for looked in (look, look_at_compose):
+        verdict = looked()
+        if verdict.state is State.BROKEN:
+            raise (UnreachableError if verdict.kind in _ELSEWHERE else UserError)(verdict.text)
 
 
-def require_gpu() -> None:
-    """Ask the engine for the GPUs before anything large is downloaded. Raises UserError with the cause."""
+def is_unreachable(verdict: Verdict) -> bool:
+    """Whether no engine answers, by this verdict: the workspace can still be served natively."""
+    return verdict.kind in _ELSEWHERE
+
+
+@functools.cache
+def info() -> dict[str, Any]:
+    """What the engine says of itself; empty where it says nothing."""
+    told = _run("info", "--format", "{{json .}}").stdout
+    return json.loads(told) if told.startswith("{") else {}
+
+
+def hand_over() -> str:
+    """Ask the engine for the GPUs by an empty image: what it says, the last of it that there is nothing to run."""
     empty = subprocess.run(["docker", "import", "-"], input=b"\0" * 10240, capture_output=True, check=False)
     image = empty.stdout.decode().strip()
     # There is nothing to run in an empty image; only a failure to hand over the GPU comes before that is noticed.
     gpus = settings.get("WORKSPACE_GPUS") or "all"
     tried = _run("run", "--rm", f'--gpus="device={gpus}"', image, "nothing")
     _run("image", "rm", "--force", image)
-    if causes.kind(tried.stderr) is causes.Kind.GPU:
-        raise UserError(causes.explain(tried.stderr))
+    return tried.stderr
+
+
+def _broken(kind: Kind, **values: object) -> Verdict:
+    return verdicts.broken(kind, causes.line(kind, **values))
+
+
+def _how_to_start_it() -> str:
+    if os.environ.get("DOCKER_HOST"):
+        return "DOCKER_HOST says where it is looked for: unset it for this machine's own"
+    context = _run("context", "show").stdout.strip()
+    if context not in ("", "default"):
+        return f"the context {context} says where it is looked for: `docker context use default` for this machine's own"
+    return "start it: " + ("Docker Desktop" if sys.platform == "darwin" else "sudo systemctl start docker")
 
 
 def memory_limit() -> dict[str, str]:
@@ -92,5 +138,5 @@ def _projects(what: str, like: str) -> set[str]:
     return set(listed.stdout.split())
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+def _run(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)

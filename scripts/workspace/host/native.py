@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
-from workspace.host import venv
+from workspace.host import causes, venv
 from workspace.lab import access, commands, serve
 
 _ANSWERS_WITHIN_S = 120
@@ -171,6 +171,4 @@ def _require_free(bind: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise UserError(access.NO_SUCH_ADDRESS) from error
-            raise UserError(
-                f"port {port} is taken by another program; choose another: scripts/start --port {port + 1}"
-            ) from error
+            raise UserError(causes.line(causes.Kind.PORT, port=port, other_port=port + 1)) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
 from workspace.base.files import locked
-from workspace.host import address, compose, engine, locate, native
+from workspace.host import address, compose, engine, gpu, locate, machine, native
 from workspace.host.address import EVERYWHERE
 from workspace.host.compose import Workspace
 from workspace.lab import access, seed
@@ -94,8 +94,9 @@ def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
         )
         cli.say("The workspace is running already.")
     else:
+        machine.require(workspace)
         if options.gpu:
-            engine.require_gpu()
+            gpu.require()
         workspace.build()
         workspace.up()
         if not options.tls:

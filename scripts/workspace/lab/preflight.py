@@ -28,13 +28,18 @@ def require_writable(folder: Path) -> None:
                 "of that user's at /workspace, /data and /state",
                 access.REFUSED,
             ) from error
-        raise UserError(
-            f"{folder} belongs to uid {folder.stat().st_uid} and uid {os.getuid()} cannot write to it. On the host: "
-            f"sudo chown -R {os.getuid()}:{os.getgid()} THE-FOLDER-MOUNTED-THERE",
-            access.REFUSED,
-        ) from error
+        owner, mounted = folder.stat().st_uid, "THE-FOLDER-MOUNTED-THERE" if places.IN_IMAGE else folder
+        raise UserError(not_writable(folder, owner, os.getuid(), os.getgid(), mounted), access.REFUSED) from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {error.strerror}", access.REFUSED) from error
+
+
+def not_writable(folder: Path, owner: int, uid: int, gid: int, mounted: Path | str) -> str:
+    """What to say of a `folder` of another `owner`; `mounted` is what the host calls it."""
+    where = "On the host: " if folder != mounted else ""
+    return (
+        f"{folder} belongs to uid {owner} and uid {uid} cannot write to it. {where}sudo chown -R {uid}:{gid} {mounted}"
+    )
 
 
 def _is_the_images_own(folder: Path) -> bool:

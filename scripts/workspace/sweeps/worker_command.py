@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.host import compose, engine, venv
+from workspace.host import gpu as gpu_layers
 from workspace.lab import preflight
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(
 def _work_in_docker(containers: compose.Workspace, *, check: bool, gpu: bool) -> int:
     """The same in a container, which comes back when the machine does."""
     if gpu:
-        engine.require_gpu()
+        gpu_layers.require()
     containers.build()
     failed = containers.compose("run", "--rm", "--no-deps", "worker", *_IN_CONTAINER, "--check")
     if failed or check:

@@ -1,0 +1,188 @@
+"""The layers between an NVIDIA GPU and PyTorch: card, driver, the hand-over to a container, PyTorch's own view."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from workspace.base import places, verdicts
+from workspace.base.cli import UserError
+from workspace.base.verdicts import State, Verdict
+from workspace.host import causes, engine
+from workspace.host.causes import Kind
+
+MACHINE = Path("/")
+
+_OLDEST_DRIVER = 580  # of CUDA 13, which the wheels are built for
+_OLDEST_CARD = 7.5
+_OLDEST_TOOLKIT = (1, 17, 8)  # before, whoever made an image could leave its container: CVE-2025-23266
+_INSTALL = "`sudo ubuntu-drivers install --gpgpu nvidia:580-server && sudo reboot` (Ubuntu)"
+_NVIDIA, _DISPLAYS = "0x10de", ("0x0300", "0x0302")
+_TOOLKIT = ("nvidia-ctk", "nvidia-container-cli", "nvidia-container-runtime-hook")
+
+# Asked in a process of its own, whose Python has the packages.
+_ASK_PYTORCH = """\
+import contextlib, io, json, warnings
+import torch
+from lesson import machine
+said, works, error = io.StringIO(), False, ""
+with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(said):
+    warnings.simplefilter("always")
+    try:
+        works = machine.gpu_works() and torch.ones(2, device="cuda").sum().item() == 2
+    except Exception as failure:
+        error = str(failure).splitlines()[0]
+warned = [str(warning.message) for warning in warned]
+print(json.dumps([torch.__version__, torch.version.cuda, works, said.getvalue().strip(), error, warned]))
+"""
+
+
+def card(root: Path = MACHINE) -> Verdict:
+    """Whether this machine has a card of NVIDIA's."""
+    devices = (root / "sys/bus/pci/devices").glob("*")
+    found = [each for each in devices if _is_gpu(each)]
+    if found or _handed_over(root) or (root / "proc/driver/nvidia/version").exists():
+        return verdicts.well(f"NVIDIA cards on the bus: {len(found)}", cards=len(found))
+    return verdicts.absent(Kind.GPU_NONE, "this machine has no NVIDIA GPU; the workspace computes on the CPU")
+
+
+def driver(root: Path = MACHINE) -> Verdict:
+    """Whether the card's driver is loaded, whole and new enough, and the card new enough for PyTorch."""
+    loaded = root / "proc/driver/nvidia/version"
+    if not loaded.exists() and not (root / "dev/dxg").exists():
+        return _broken(Kind.GPU_DRIVER, **_why_not_loaded(root))
+    version = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", loaded.read_text() if loaded.exists() else "")
+    if version and int(version[0].split(".")[0]) < _OLDEST_DRIVER:
+        is_not = f"is {version[0]}, and PyTorch's CUDA 13 needs {_OLDEST_DRIVER}"
+        return _broken(Kind.GPU_DRIVER, is_not=is_not, next_step=_INSTALL)
+    try:
+        asked = _run("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
+    except FileNotFoundError:
+        return verdicts.well(f"driver {version[0] if version else ''}")
+    said = (asked.stdout + asked.stderr).strip()
+    if asked.returncode:
+        kind = causes.kind(said)
+        is_not, next_step = f"does not answer: {said.splitlines()[0] if said else 'nvidia-smi fails'}", "sudo reboot"
+        known = causes.line(kind, is_not=is_not, next_step=next_step) if kind else None
+        return verdicts.broken(
+            kind or Kind.GPU_DRIVER, known or causes.line(Kind.GPU_DRIVER, is_not=is_not, next_step=next_step)
+        )
+    cards = [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines() if line.count(",") == 3]
+    for name, number, capability, _ in cards:
+        if int(number.split(".")[0]) < _OLDEST_DRIVER:
+            is_not = f"is {number}, and PyTorch's CUDA 13 needs {_OLDEST_DRIVER}"
+            return _broken(Kind.GPU_DRIVER, is_not=is_not, next_step=_INSTALL)
+        if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _OLDEST_CARD:
+            return _broken(Kind.GPU_OLD, card=name, capability=capability)
+    told = "; ".join(f"{name}, {memory}" for name, _, _, memory in cards)
+    return verdicts.well(f"driver {cards[0][1] if cards else ''}: {told}", driver=cards[0][1] if cards else "")
+
+
+def hand_over() -> Verdict:
+    """Whether the engine hands the GPUs to a container, tried by one that has nothing to run."""
+    said = engine.hand_over()
+    if (kind := causes.kind(said)) and kind.name.startswith("GPU"):
+        has_toolkit = any(map(shutil.which, _TOOLKIT)) or "nvidia" in engine.info().get("Runtimes", {})
+        if kind is Kind.GPU_HAND_OVER and not has_toolkit:
+            return _broken(Kind.GPU_TOOLKIT)
+        return verdicts.broken(kind, causes.explain(said))
+    if "nothing" not in said:  # which is not found: that comes last
+        return verdicts.warning("unknown", f"the engine says of it: {causes.explain(said)}")
+    asked = _run("nvidia-ctk", "--version").stdout if shutil.which("nvidia-ctk") else ""
+    version = tuple(map(int, re.findall(r"\d+", asked)[:3]))
+    number = ".".join(map(str, version))
+    if version and version < _OLDEST_TOOLKIT:
+        oldest = ".".join(map(str, _OLDEST_TOOLKIT))
+        text = f"works, by a Container Toolkit {number} out of which an image can break: {oldest} or newer is needed"
+        return verdicts.warning("gpu-toolkit-old", text, toolkit=number)
+    return verdicts.well(f"Docker hands it to containers {f'(Container Toolkit {number})' * bool(version)}".strip())
+
+
+def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
+    """Whether PyTorch computes on the GPU, in the Python of this lab."""
+    if not python.exists():
+        return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+    asked = _run(str(python), "-P", "-c", _ASK_PYTORCH, PYTHONPATH=str(places.REPOSITORY / "scripts"))
+    if asked.returncode:
+        said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
+        return verdicts.broken("pytorch", f"PyTorch cannot be imported: {said}")
+    version, cuda, works, told, error, warned = json.loads(asked.stdout.splitlines()[-1])
+    if works:
+        return verdicts.well(f"PyTorch {version} computes on it", cuda=cuda)
+    if not _handed_over(root):
+        return verdicts.absent("gpu-not-here", f"PyTorch {version} computes on the CPU: no GPU is handed over to here")
+    if not cuda:
+        return verdicts.warning(
+            "gpu-cpu-build", f"there is one, and PyTorch {version} is the build without it: scripts/start --gpu"
+        )
+    if told:
+        return verdicts.broken(Kind.GPU_OLD, told)
+    said = "\n".join([*warned, error, _smi()])
+    if (kind := causes.kind(said)) and kind.name.startswith("GPU"):
+        return verdicts.broken(kind, causes.explain(said))
+    return verdicts.broken("gpu-pytorch", f"PyTorch {version} cannot use it: {causes.explain(said)}")
+
+
+def require() -> None:
+    """Make sure that the engine can hand over the GPUs before anything large is downloaded.
+
+    Raises UserError with the first layer that is broken.
+    """
+    tried = hand_over()
+    if tried.state is not State.BROKEN:
+        return
+    if tried.kind != Kind.GPU_NUMBER:
+        if card().state is State.ABSENT:
+            raise UserError(causes.line(Kind.GPU_NONE))
+        if (first := driver()).state is State.BROKEN:
+            raise UserError(first.text)
+    raise UserError(tried.text)
+
+
+def lost() -> str | None:
+    """A line for a GPU that this container had and has no more; None where nothing says so."""
+    said = _smi()
+    return causes.line(Kind.GPU_LOST) if causes.kind(said) is Kind.GPU_LOST else None
+
+
+def _smi() -> str:
+    """What `nvidia-smi` says; nothing where there is none."""
+    asked = _run("nvidia-smi", "-L") if shutil.which("nvidia-smi") else None
+    return asked.stdout + asked.stderr if asked else ""
+
+
+def _is_gpu(device: Path) -> bool:
+    vendor, kind = device / "vendor", device / "class"
+    return vendor.exists() and vendor.read_text().strip() == _NVIDIA and kind.read_text().startswith(_DISPLAYS)
+
+
+def _handed_over(root: Path) -> bool:
+    """Whether the driver's devices can be seen from here; under WSL2 they have another name."""
+    return any((root / "dev" / name).exists() for name in ("nvidiactl", "dxg"))
+
+
+def _why_not_loaded(root: Path) -> dict[str, str]:
+    if shutil.which("modinfo") and _run("modinfo", "-F", "version", "nvidia").returncode == 0:
+        secure = next((root / "sys/firmware/efi/efivars").glob("SecureBoot-*"), None)
+        if secure and secure.read_bytes()[-1:] == b"\1":
+            next_step = (
+                "enrol its key (sudo mokutil --import /var/lib/shim-signed/mok/MOK.der) or switch Secure Boot off"
+            )
+            return {"is_not": "is installed, and Secure Boot does not let it load", "next_step": next_step}
+        return {"is_not": "is installed and not loaded", "next_step": "sudo reboot"}
+    if (root / "sys/module/nouveau").exists():
+        return {"is_not": "is nouveau, which has no CUDA", "next_step": _INSTALL}
+    return {"is_not": "is not installed", "next_step": _INSTALL}
+
+
+def _broken(kind: Kind, **values: object) -> Verdict:
+    return verdicts.broken(kind, causes.line(kind, **values))
+
+
+def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=120
+    )

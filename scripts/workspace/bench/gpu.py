@@ -19,6 +19,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.bench.measuring import Table, cost, free_port
 from workspace.host import compose, engine
+from workspace.host import gpu as gpu_layers
 
 SEVERAL_DEVICES = "several_devices.ipynb"
 LARGER = {"width": 64, "epochs": 20.0}
@@ -117,7 +118,7 @@ def container(bench: Bench) -> Rows:
     try:
         engine.require()
         if bench.device == "cuda":
-            engine.require_gpu()
+            gpu_layers.require()
     except UserError as lack:
         raise NotHereError(str(lack)) from lack
     port = str(free_port())

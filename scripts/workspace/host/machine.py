@@ -14,7 +14,7 @@ from pathlib import Path
 from workspace.base import verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
-from workspace.host import causes, compose, engine
+from workspace.host import address, causes, compose, engine
 from workspace.host.causes import Kind
 from workspace.host.compose import Workspace
 from workspace.lab import preflight
@@ -22,7 +22,6 @@ from workspace.lab import preflight
 MACHINE = Path("/")
 
 _FULL, _FEW = 64 << 20, 2 << 30
-_EVERYWHERE = "0.0.0.0"  # noqa: S104  (compared with)
 
 
 def require(workspace: Workspace) -> None:
@@ -132,7 +131,7 @@ def _ports(workspace: Workspace) -> Iterator[tuple[str, int]]:
     services = workspace.configuration["services"]
     for name in (compose.SERVICE, compose.TLS):
         for port in services.get(name, {}).get("ports", ()):
-            yield port.get("host_ip", _EVERYWHERE), int(port["published"])
+            yield port.get("host_ip", address.EVERYWHERE), int(port["published"])
 
 
 def _trouble(bind: str, number: int) -> Kind | None:

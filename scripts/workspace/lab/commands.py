@@ -5,7 +5,15 @@ from pathlib import Path
 
 from workspace.base import cli, places
 
-_SCRIPTS = {"compare": "compare", "data": "data", "lab-link": "link", "run": "run", "runs": "runs", "sweep": "sweep"}
+_SCRIPTS = {
+    "compare": "compare",
+    "data": "data",
+    "doctor": "doctor",
+    "lab-link": "link",
+    "run": "run",
+    "runs": "runs",
+    "sweep": "sweep",
+}
 
 
 def make(folder: Path) -> None:

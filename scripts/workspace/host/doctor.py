@@ -1,0 +1,187 @@
+"""Looks at every layer between a browser and a cell's answer, and says of the first broken one how to mend it."""
+
+import functools
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+from workspace.base import cli, places, verdicts
+from workspace.base.cli import UserError
+from workspace.base.verdicts import Check, Finding, State, Verdict
+from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, start, venv, visitor
+from workspace.host.compose import Workspace
+
+_PUBLIC = 1
+"""The form of --json; goes up when its meaning changes."""
+
+
+def main(link: str | None, *, as_json: bool) -> int:
+    """Look, and say what was found; 0 where nothing is broken, else 1. Raises UserError where `link` is none."""
+    found = []
+    for finding in _of(link) if link else _inside() if places.IN_IMAGE else _Host().look():
+        found.append(finding)
+        if not as_json:
+            state = "" if finding.verdict.state is State.WELL else f"{finding.verdict.state}: "
+            mark = {State.BROKEN: "x", State.WARNING: "!", State.WELL: "+"}.get(finding.verdict.state, "-")
+            cli.say(f"{mark} {finding.layer:12} {state}{finding.verdict.text}")
+    states = [finding.verdict.state for finding in found]
+    broken, warnings = states.count(State.BROKEN), states.count(State.WARNING)
+    if as_json:
+        where = "visitor" if link else "container" if places.IN_IMAGE else "host"
+        layers = [{"layer": each.layer, **each.verdict.public(), "seconds": round(each.seconds, 2)} for each in found]
+        cli.say(json.dumps({"schema": _PUBLIC, "seen_from": where, "layers": layers}, indent=1))
+    else:
+        cli.say(
+            f"{broken or 'Nothing'} of {len(found)} {'need' if broken > 1 else 'needs'} you"
+            f"{f', {warnings} might cost you something' if warnings else ''}."
+            " For an issue: --json, which has no names, addresses and tokens."
+        )
+    return int(bool(broken))
+
+
+def _of(link: str, address: str | None = None) -> Iterator[Finding]:
+    """What a visitor meets; `address` in place of the one that the link's name has."""
+    try:
+        visit = visitor.Visit(link, address)
+    except ValueError as error:
+        raise UserError(str(error), cli.BAD_INPUT) from None
+    checks, before = [], ()
+    for layer, judge in visit.layers:
+        checks.append(Check(layer, functools.partial(_judged, judge), before))
+        before = (layer,)
+    return verdicts.examine(checks)
+
+
+def _judged(judge: visitor.Judge) -> Verdict:
+    try:
+        return verdicts.well(judge())
+    except visitor.Trouble as trouble:
+        return Verdict(State(trouble.state), trouble.text, trouble.kind)
+
+
+def _inside() -> Iterator[Finding]:
+    return verdicts.examine(inside.checks())
+
+
+@dataclass
+class _Host:
+    """A look from the machine that the engine, or the native server, runs on."""
+
+    workspace: Workspace = field(default_factory=Workspace)
+    running: native.Server | Workspace | None = None
+
+    def look(self) -> Iterator[Finding]:
+        """Every layer, from the engine to the images."""
+        on = functools.partial(functools.partial, workspace=self.workspace)
+        in_docker = ("engine", "Compose", "settings")
+        yield from verdicts.examine(
+            [
+                Check("engine", self.engine),
+                Check("Compose", engine.look_at_compose, ("engine",)),
+                Check("settings", self.settings, ("Compose",)),
+                Check("limits", on(machine.cpus), in_docker),
+                Check("engine's disk", on(machine.disk), in_docker),
+                Check("work folder", on(machine.folder), in_docker),
+                Check("port", on(machine.port), in_docker),
+                Check("GPU", gpu.card),
+                Check("GPU's driver", gpu.driver, ("GPU",)),
+                Check("GPU in Docker", gpu.hand_over, ("GPU", "GPU's driver", "engine")),
+                Check("workspace", self.find),
+                Check("firewall", self.firewall, ("workspace",)),
+                Check("public name", self.public_name, ("workspace",)),
+            ]
+        )
+        yield from self.visit()
+        if isinstance(self.running, Workspace):
+            yield from self.in_container()
+        elif self.running or venv.PYTHON.exists():
+            yield from _inside()
+        else:
+            yield Finding("inside", verdicts.unseen("not-running", "no workspace runs, and none is installed natively"))
+
+    def engine(self) -> Verdict:
+        """Whether there is an engine, where there must be one."""
+        verdict = engine.look()
+        is_needed = locate.was_in_docker() or (engine.is_installed() and not native.running())
+        if engine.is_unreachable(verdict) and not is_needed:
+            return verdicts.absent(verdict.kind, f"{verdict.text}. scripts/start serves the lab without it")
+        return verdict
+
+    def settings(self) -> Verdict:
+        """Whether the settings fit docker-compose.yml."""
+        try:
+            return verdicts.well(f"fit, for the workspace {self.workspace.project}")
+        except UserError as error:
+            return verdicts.broken("settings", str(error))
+
+    def find(self) -> Verdict:
+        """Whether a workspace runs."""
+        try:
+            self.running = locate.running()
+        except compose.PausedError as error:
+            return verdicts.broken("paused", str(error))
+        except UserError as error:
+            if said := self.workspace.last_words():
+                return verdicts.broken(
+                    "ended", f"it was started and has ended: {said}. scripts/stop, then scripts/start"
+                )
+            return verdicts.absent("not-running", str(error))
+        return verdicts.well("runs natively" if isinstance(self.running, native.Server) else "runs in Docker")
+
+    def firewall(self) -> Verdict:
+        """Whether the machine's own firewall does what its owner thinks."""
+        bind, number = self._bind_and_port()
+        return machine.firewall(bind, number, in_docker=isinstance(self.running, Workspace))
+
+    def public_name(self) -> Verdict:
+        """Whether the name in the link can be looked up."""
+        name = address.host_name(self._bind_and_port()[0])
+        if name == "localhost":
+            return verdicts.well("the link is for this machine alone: for others, scripts/start --public-host NAME")
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError:
+            text = f"no name server here knows {name}, which the link has: scripts/start --public-host NAME"
+            return verdicts.warning("public-name", text)
+        return verdicts.well(f"{name}, as seen from here")
+
+    def visit(self) -> Iterator[Finding]:
+        """What a browser on this machine meets."""
+        if not self.running:
+            return iter([Finding("server", verdicts.unseen("not-running", "no workspace runs that answers"))])
+        try:
+            link = start.link()
+        except UserError as error:
+            return iter([Finding("server", verdicts.broken("no-link", str(error)))])
+        bind, _ = self._bind_and_port()
+        return _of(link, "127.0.0.1" if bind == address.EVERYWHERE else bind)
+
+    def in_container(self) -> Iterator[Finding]:
+        """What the doctor in the container finds."""
+        asked = verdicts.watched(self._ask_container, "in the container")
+        try:
+            for line in json.loads(asked.stdout):
+                verdict = Verdict(**line.pop("verdict") | {})
+                yield Finding(verdict=Verdict(State(verdict.state), verdict.text, verdict.kind, verdict.facts), **line)
+        except ValueError:
+            said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
+            why = "its image is of an older release: scripts/stop and scripts/start" if "No module" in said else said
+            yield Finding("inside", verdicts.unseen("no-doctor", why))
+
+    def _ask_container(self) -> subprocess.CompletedProcess[str]:
+        return self.workspace.module("workspace.host.doctor")
+
+    def _bind_and_port(self) -> tuple[str, int]:
+        if isinstance(self.running, native.Server):
+            return self.running.bind, self.running.port
+        published = self.workspace.published()
+        return published["URL"], published["PublishedPort"]
+
+
+if __name__ == "__main__":
+    # For the doctor on the host, which is shown names: nobody but its owner reads this.
+    print(json.dumps([asdict(finding) for finding in _inside()]))
+    sys.exit(0)

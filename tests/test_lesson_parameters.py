@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lesson import machine, parameters
@@ -124,6 +125,29 @@ def test_memory_is_what_the_control_group_allows_or_the_machine_has(
 ) -> None:
     (tmp_path / file).write_text(text)
     assert (machine.memory(tmp_path) == 1000) is bounded
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "faster"),
+    [
+        ("cpu", {"avx512_bf16": True}, True),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, True),
+        ("cpu", {"avx512_f": True}, False),
+        ("cuda", {"avx512_bf16": True}, False),
+    ],
+)
+def test_half_as_many_bits_are_for_processors_that_multiply_them(
+    monkeypatch: pytest.MonkeyPatch, device: str, able: dict[str, bool], *, faster: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    with machine.mixed_precision(device):
+        assert torch.is_autocast_enabled("cpu") is faster
+
+
+def test_mixed_precision_that_was_chosen_outside_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {})
+    with torch.autocast("cpu", torch.bfloat16), machine.mixed_precision("cpu"):
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_threads_follow_the_quota_and_are_never_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from labs import REPOSITORY, Lab, command, free_port, wait_until
 from workspace.base import network
 from workspace.base.cli import UserError
-from workspace.host import causes, progress
+from workspace.host import causes, progress, start
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,13 @@ def test_bad_argument_is_refused_in_one_line(checkout: Path, arguments: list[str
     assert refused.returncode == 2
     assert complaint in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_the_tunnel_that_is_advised_leads_to_the_port_that_is_open(capsys: pytest.CaptureFixture) -> None:
+    start._warn_if_public("192.0.2.7", 8801)
+    assert "ssh -L 8801:localhost:8801" in capsys.readouterr().out
+    start._warn_if_public("127.0.0.1", 8801)
+    assert capsys.readouterr().out == ""
 
 
 def fake_docker(folder: Path, script: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lesson.machine import WATCHED
+from lesson.words import _
 
 GROUND, INK, BLUE, ORANGE, RED = "#ffffff", "#333333", "#1f66b5", "#a85400", "#bb2d2d"
 """Each colour at least 4.5:1 on the ground."""
@@ -65,7 +66,7 @@ def notice(text: str) -> None:
         return
     box = "border: 3px solid #e08a1e; border-radius: 6px; padding: 0.8em 1em; font-size: 115%; white-space: pre-wrap"
     shown = f'<div role="alert" style="{box}">⚠️ {html.escape(text)}</div>'
-    display({"text/html": shown, "text/plain": f"NOTICE: {text}"}, raw=True)
+    display({"text/html": shown, "text/plain": _("NOTICE: {text}").format(text=text)}, raw=True)
 
 
 def pictures(images: NDArray[np.uint8], captions: Sequence[str], right: Sequence[bool] | None = None) -> None:
@@ -88,9 +89,10 @@ def pictures(images: NDArray[np.uint8], captions: Sequence[str], right: Sequence
         colour, mark = (INK, "") if right is None else (BLUE, "✓ ") if right[index] else (RED, "✗ ")
         below = {"xy": (0.5, 0), "xytext": (0, -3), "xycoords": "axes fraction", "textcoords": "offset points"}
         axis.annotate(mark + caption, **below, ha="center", va="top", fontsize=9, color=colour)
-    marks = [""] * len(images) if right is None else ["right: " if one else "wrong: " for one in right]
+    marks = [""] * len(images) if right is None else [_("right: ") if one else _("wrong: ") for one in right]
     told = [mark + caption.replace("\n", " ") for mark, caption in zip(marks, captions, strict=False)]
-    _show(figure, f"{len(images)} images in rows of {columns}. {'; '.join(filter(None, told))}")
+    counted = _("{count} images in rows of {columns}.").format(count=len(images), columns=columns)
+    _show(figure, f"{counted} {'; '.join(filter(None, told))}")
 
 
 class Curves:
@@ -117,10 +119,11 @@ class Curves:
     ) -> None:
         """Say where an interrupted training stopped."""
         if isinstance(error, KeyboardInterrupt):
-            raise Interrupted(
-                f"Stopped at step {self.step:,} of {self.steps:,}. Run this cell again: it starts anew, "
+            said = _(
+                "Stopped at step {step:,} of {steps:,}. Run this cell again: it starts anew, "
                 "or goes on from here with go_on = True."
-            ) from None
+            )
+            raise Interrupted(said.format(step=self.step, steps=self.steps)) from None
 
     @property
     def epochs(self) -> float:
@@ -143,9 +146,11 @@ class Curves:
             if line and (now - said > 1 or self.step == self.steps):
                 said = now
                 left = (now - began) / (self.step - begun_at) * (self.steps - self.step)
-                ahead = f"about {left:.0f} s left" if left else f"done in {now - began:.0f} s"
-                said_so = f"Training: {self.step / self.steps:.0%}, step {self.step:,} of {self.steps:,}, {ahead}"
-                line.update({"text/plain": said_so}, raw=True)
+                far = _("Training: {share:.0%}, step {step:,} of {steps:,}, about {seconds:.0f} s left")
+                end = _("Training: {share:.0%}, step {step:,} of {steps:,}, done in {seconds:.0f} s")
+                share, seconds = self.step / self.steps, left or now - began
+                told = (far if left else end).format(share=share, step=self.step, steps=self.steps, seconds=seconds)
+                line.update({"text/plain": told}, raw=True)
         if not canvas:
             self.show()
 
@@ -155,7 +160,8 @@ class Curves:
         self.loss.append(loss)
         self.accuracy.append(accuracy)
         if not WATCHED and len(self.at) % 2 == 0:
-            print(f"epoch {self.at[-1]:.2f} of {self.epochs:.3g}: loss {loss:.2f}, accuracy {accuracy:.0%}", flush=True)
+            said = _("epoch {at:.2f} of {epochs:.3g}: loss {loss:.2f}, accuracy {accuracy:.0%}")
+            print(said.format(at=self.at[-1], epochs=self.epochs, loss=loss, accuracy=accuracy), flush=True)
 
     def show(self) -> None:
         """The curves as far as they have come."""
@@ -165,19 +171,21 @@ class Curves:
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.4), layout="constrained")
         percent = [100 * value for value in self.accuracy]
         for axis, values, colour, title in (
-            (axes[0], self.loss, ORANGE, "loss: lower is better"),
-            (axes[1], percent, BLUE, "accuracy on validation, in %"),
+            (axes[0], self.loss, ORANGE, _("loss: lower is better")),
+            (axes[1], percent, BLUE, _("accuracy on validation, in %")),
         ):
             axis.plot(self.at, values, color=colour, marker=".")
-            axis.set(title=title, xlabel="epochs", xlim=(0, self.epochs))
+            axis.set(title=title, xlabel=_("epochs"), xlim=(0, self.epochs))
             axis.grid(True)
         axes[1].set_ylim(0, 100)
         if not self.at:
-            return figure, "Two empty charts, of loss and accuracy: the training has not come to its first point."
-        return figure, (
-            f"Two curves over {self.at[-1]:.3g} of {self.epochs:.3g} epochs. Loss: from {self.loss[0]:.2f} to "
-            f"{self.loss[-1]:.2f}. Accuracy on the validation images: from {percent[0]:.0f} % to {percent[-1]:.0f} %."
+            return figure, _("Two empty charts, of loss and accuracy: the training has not come to its first point.")
+        told = _(
+            "Two curves over {at:.3g} of {epochs:.3g} epochs. Loss: from {loss[0]:.2f} to {loss[1]:.2f}. "
+            "Accuracy on the validation images: from {percent[0]:.0f} % to {percent[1]:.0f} %."
         )
+        loss, percent = (self.loss[0], self.loss[-1]), (percent[0], percent[-1])
+        return figure, told.format(at=self.at[-1], epochs=self.epochs, loss=loss, percent=percent)
 
 
 def class_bars(classes: Sequence[str], accuracies: Sequence[float], overall: float) -> None:
@@ -185,11 +193,12 @@ def class_bars(classes: Sequence[str], accuracies: Sequence[float], overall: flo
     order = np.argsort(accuracies)
     figure, axis = plt.subplots(figsize=(WIDTH, 0.8 + 0.26 * len(order)), layout="constrained")
     axis.barh([classes[index] for index in order], [100 * accuracies[index] for index in order], color=BLUE)
-    axis.axvline(100 * overall, color=ORANGE, linestyle="--", label="all classes")
-    axis.set(xlim=(0, 100), xlabel="accuracy in %")
+    axis.axvline(100 * overall, color=ORANGE, linestyle="--", label=_("all classes"))
+    axis.set(xlim=(0, 100), xlabel=_("accuracy in %"))
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1))
     told = ", ".join(f"{classes[index]} {accuracies[index]:.0%}" for index in order[::-1])
-    _show(figure, f"Accuracy of each class as a bar: {told}. A line marks all classes together: {overall:.0%}.")
+    said = _("Accuracy of each class as a bar: {told}. A line marks all classes together: {overall:.0%}.")
+    _show(figure, said.format(told=told, overall=overall))
 
 
 def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -206,13 +215,15 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> None:
             axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
     axis.set_yticks(range(len(classes)), classes)
     axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axis.set(xlabel="taken for", ylabel="it is", title="each class, in %")
+    axis.set(xlabel=_("taken for"), ylabel=_("it is"), title=_("each class, in %"))
     others = np.where(np.eye(len(classes), dtype=bool), 0, shares)
     most = np.dstack(np.unravel_index(np.argsort(others, axis=None)[::-1][:5], others.shape))[0]
-    told = ", ".join(f"{classes[a]} for {classes[b]} {others[a, b]:.0f} %" for a, b in most if others[a, b])
-    _show(
-        figure, f"Confusion matrix of {len(classes)} classes. Most often taken: {told or 'nothing for another class'}."
+    one = _("{it_is} for {taken_for} {share:.0f} %")
+    told = ", ".join(
+        one.format(it_is=classes[a], taken_for=classes[b], share=others[a, b]) for a, b in most if others[a, b]
     )
+    said = _("Confusion matrix of {count} classes. Most often taken: {told}.")
+    _show(figure, said.format(count=len(classes), told=told or _("nothing for another class")))
 
 
 def guess(image: NDArray[np.uint8], classes: Sequence[str], shares: Sequence[float], most: int = 5) -> None:
@@ -222,9 +233,9 @@ def guess(image: NDArray[np.uint8], classes: Sequence[str], shares: Sequence[flo
     left.imshow(image, interpolation="none")
     left.axis("off")
     right.barh([classes[index] for index in best], [100 * shares[index] for index in best], color=BLUE)
-    right.set(xlim=(0, 100), xlabel="how sure, in %")
+    right.set(xlim=(0, 100), xlabel=_("how sure, in %"))
     told = ", ".join(f"{classes[index]} {shares[index]:.0%}" for index in best[::-1])
-    _show(figure, f"An image, and how sure the network is: {told}.")
+    _show(figure, _("An image, and how sure the network is: {told}.").format(told=told))
 
 
 def looked(images: NDArray[np.uint8], drops: NDArray[np.float32], captions: Sequence[str]) -> None:
@@ -237,19 +248,21 @@ def looked(images: NDArray[np.uint8], drops: NDArray[np.float32], captions: Sequ
         below.imshow(drop.clip(0), cmap="Blues", interpolation="none", vmin=0, vmax=max(0.01, drop.max()))
         row, column = np.unravel_index(drop.argmax(), drop.shape)
         third = [
-            ("top", "middle", "bottom")[3 * row // len(drop)],
-            ("left", "centre", "right")[3 * column // len(drop)],
+            (_("top"), _("middle"), _("bottom"))[3 * row // len(drop)],
+            (_("left"), _("centre"), _("right"))[3 * column // len(drop)],
         ]
-        told.append(f"{caption.replace(chr(10), ' ')}: most at the {' '.join(third)}, by {100 * drop.max():.0f} points")
+        one, where, points = caption.replace("\n", " "), " ".join(third), 100 * drop.max()
+        told.append(_("{one}: most at the {where}, by {points:.0f} points").format(one=one, where=where, points=points))
         above.axis("off")
         below.axis("off")
-    _show(figure, f"{len(images)} images, and where covering them lowers the share of the class. {'; '.join(told)}.")
+    said = _("{count} images, and where covering them lowers the share of the class. {told}.")
+    _show(figure, said.format(count=len(images), told="; ".join(told)))
 
 
 def upload(use: Callable[[io.BytesIO], None]) -> None:
     """A button that takes pictures from the reader's computer and calls `use` on each, below the button."""
     button = ipywidgets.FileUpload(
-        accept="image/*", multiple=True, description="Choose a picture", layout={"width": "fit-content"}
+        accept="image/*", multiple=True, description=_("Choose a picture"), layout={"width": "fit-content"}
     )
     below = ipywidgets.Output()
 
@@ -262,7 +275,8 @@ def upload(use: Callable[[io.BytesIO], None]) -> None:
                 try:
                     use(io.BytesIO(file["content"]))
                 except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken image, and ours
-                    print(f"{file['name']} cannot be read as a picture: {error or type(error).__name__}.")
+                    why = error or type(error).__name__
+                    print(_("{name} cannot be read as a picture: {why}.").format(name=file["name"], why=why))
         button.value = ()  # the same file may be chosen again, and nothing of it is kept
 
     button.observe(chosen, names="value")

@@ -38,6 +38,7 @@ from filelock import FileLock, Timeout
 
 from lesson import download
 from lesson.download import USUAL, Archive, Limits, megabytes, part_of, say, sha256, size_of
+from lesson.words import _
 
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """What the labels 0 to 9 stand for."""
@@ -64,19 +65,26 @@ class Unavailable(Exception):  # noqa: N818  (reads as what it says)
 
     def __init__(self, folder: Path, tried: Sequence[str]) -> None:
         arrived = size_of(part_of(folder / ARCHIVE))
+        outcomes = tried or [_("no mirror to ask (CIFAR10_MIRRORS is none)")]
         lines = [
-            f"CIFAR-10 is not in {folder} and could not be brought there:",
-            *(f"  - {line}" for line in tried or ["no mirror to ask (CIFAR10_MIRRORS is none)"]),
-            *([f"The {megabytes(arrived)} that arrived are kept; the next try goes on from there."] if arrived else []),
-            "Three ways on:",
-            f"  1. Get {ARCHIVE} ({megabytes(SIZE)}) from wherever you can and hand it in:  data import {ARCHIVE}",
-            "     (in a terminal of the lab; outside, in the project's folder: scripts/data import ...)",
-            f"  2. Name a mirror of your own before the start:  CIFAR10_MIRRORS=https://your.host/{ARCHIVE}",
-            '  3. Use the drawn images, which need no download:  dataset = "drawn" in the lesson\'s parameters',
+            _("CIFAR-10 is not in {folder} and could not be brought there:"),
+            "{outcomes}",
+            *([_("The {arrived} that arrived are kept; the next try goes on from there.")] if arrived else []),
+            _("Three ways on:"),
+            _("  1. Get {archive} ({size}) from wherever you can and hand it in:  data import {archive}"),
+            _("     (in a terminal of the lab; outside, in the project's folder: scripts/data import ...)"),
+            _("  2. Name a mirror of your own before the start:  CIFAR10_MIRRORS=https://your.host/{archive}"),
+            _('  3. Use the drawn images, which need no download:  dataset = "drawn" in the lesson\'s parameters'),
         ]
         super().__init__(folder, tried)  # what it is made from, so that it can go from one process to another
         self.tried = tuple(tried)
-        self._message = "\n".join(lines)
+        self._message = "\n".join(lines).format(
+            folder=folder,
+            outcomes="\n".join(f"  - {outcome}" for outcome in outcomes),
+            arrived=megabytes(arrived),
+            archive=ARCHIVE,
+            size=megabytes(SIZE),
+        )
 
     def __str__(self) -> str:
         """The message."""

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from lesson import cifar10, machine
+from lesson.words import _
 
 SIDE = 32  # pixels; every image is brought to this square, unless a folder's are asked for at another
 TEST_SHARE = 5  # where there is one folder of classes, one image of so many is for testing
@@ -68,20 +69,20 @@ def load(dataset: str = "auto", data_folder: str = "", side: int = SIDE) -> Imag
     folder = Path(data_folder).expanduser() if data_folder else None
     if dataset == "folder" or (dataset == "auto" and folder):
         if not folder:
-            raise ImagesError(
-                'dataset = "folder" needs data_folder: a folder, or a zip of one, that holds <class>/ for each class.'
-            )
+            said = _('dataset = "folder" needs data_folder: a folder, or a zip of one, with <class>/ for each class.')
+            raise ImagesError(said)
         return load_folder(folder, side)
     if side != SIDE:
-        raise ImagesError(f"A side of {side} pixels is for images of your own (data_folder): the others have {SIDE}.")
+        said = _("A side of {side} pixels is for images of your own (data_folder): the others have {usual}.")
+        raise ImagesError(said.format(side=side, usual=SIDE))
     if dataset == "drawn":
         return draw()
     try:
-        return Images(*cifar10.load(folder), list(cifar10.CLASSES), "cifar10", cifar10.SHA256)
+        return Images(*cifar10.load(folder), [_(name) for name in cifar10.CLASSES], "cifar10", cifar10.SHA256)
     except cifar10.Unavailable as reason:
         if dataset == "cifar10":
             raise
-        return draw(notice=f"CIFAR-10 cannot be had, so these are drawn shapes instead.\n{reason}")
+        return draw(notice=_("CIFAR-10 cannot be had, so these are drawn shapes instead.") + f"\n{reason}")
 
 
 # --- a folder of one's own --------------------------------------------------------------------------------------------
@@ -109,18 +110,17 @@ def load_folder(folder: Path, side: int = SIDE) -> Images:
 
     for part, labels in (("train", arrays[1]), ("test", arrays[3])):
         if len(labels) < 2:
-            raise ImagesError(
-                f"{folder} has {len(labels)} usable images for {part}ing; at least 2 are needed. {_listed(left_out)}"
-            )
+            said = _("{folder} has {count} usable images in {part}; at least 2 are needed.")
+            raise ImagesError(f"{said.format(folder=folder, count=len(labels), part=part)} {_listed(left_out)}")
     classes = [SHORT_NAMES.get(name, name) for name in names]
     empty = [name for label, name in enumerate(classes) if not (arrays[1] == label).any()]
     if empty:
         where = "" if said else "train/"
-        raise ImagesError(
-            f"{where}{empty[0]} has no usable image: add some, or take the folder away. {_listed(left_out)}"
-        )
+        said_so = _("{folder} has no usable image: add some, or take the folder away.").format(folder=where + empty[0])
+        raise ImagesError(f"{said_so} {_listed(left_out)}")
     untested = [name for label, name in enumerate(classes) if not (arrays[3] == label).any()]
-    notices = [said, _listed(left_out), f"No test images of {', '.join(untested)}." if untested else ""]
+    lacking = _("No test images of {classes}.").format(classes=", ".join(untested)) if untested else ""
+    notices = [said, _listed(left_out), lacking]
     return Images(*arrays, classes, "folder", _digest(arrays, classes), "\n".join(filter(None, notices)))
 
 
@@ -141,7 +141,8 @@ def decode(picture: str | Place | BinaryIO, side: int = SIDE) -> NDArray[np.uint
             picture.seek(0)
             raise ImagesError(_unreadable(picture.read(12))) from None
         except Image.DecompressionBombError:
-            raise ImagesError(f"too large: more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels") from None
+            most = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+            raise ImagesError(_("too large: more than {most:.0f} megapixels").format(most=most)) from None
         image.draft("RGB", (2 * side, 2 * side))  # a large JPEG is decoded at a fraction of its size, many times faster
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits a pixel, which convert() would cut off at 255
@@ -153,8 +154,8 @@ def decode(picture: str | Place | BinaryIO, side: int = SIDE) -> NDArray[np.uint
 
 def _unreadable(start: bytes) -> str:
     if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "a HEIC picture; save it as JPEG first"
-    return "no image"
+        return _("a HEIC picture; save it as JPEG first")
+    return _("no image")
 
 
 def _opened(folder: Path) -> Place:
@@ -162,24 +163,22 @@ def _opened(folder: Path) -> Place:
     if not folder.exists():
         beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
         near = difflib.get_close_matches(folder.name, beside, n=1)
-        raise ImagesError(
-            f"There is no folder {folder}.{f' Did you mean {folder.with_name(near[0])}?' if near else ''}"
-        )
+        said = _("There is no folder {folder}. Did you mean {near}?") if near else _("There is no folder {folder}.")
+        raise ImagesError(said.format(folder=folder, near=folder.with_name(near[0]) if near else ""))
     root: Place = folder
     if folder.is_file():
         try:
             root = zipfile.Path(zipfile.ZipFile(folder))
         except (zipfile.BadZipFile, NotImplementedError, OSError):
-            raise ImagesError(f"{folder} is neither a folder nor a whole zip of one.") from None
+            raise ImagesError(_("{folder} is neither a folder nor a whole zip of one.").format(folder=folder)) from None
         packed = root.root.infolist()
         if any(entry.flag_bits & 1 for entry in packed):
-            raise ImagesError(f"{folder} is encrypted: make the zip again, without a password.")
+            raise ImagesError(_("{folder} is encrypted: make the zip again, without a password.").format(folder=folder))
         large = next((entry for entry in packed if entry.file_size > LARGEST_PACKED), None)
         if large:
-            raise ImagesError(
-                f"{large.filename} in {folder} has {large.file_size >> 20} MB unpacked, more than the "
-                f"{LARGEST_PACKED >> 20} MB that are read."
-            )
+            said = _("{file} in {folder} has {size} MB unpacked, more than the {most} MB that are read.")
+            size, most = large.file_size >> 20, LARGEST_PACKED >> 20
+            raise ImagesError(said.format(file=large.filename, folder=folder, size=size, most=most))
     while len(inside := _visible(root, folders=True)) == 1 and _visible(inside[0], folders=True):
         if inside[0].name in ("train", "test"):
             break
@@ -191,26 +190,27 @@ def _parts(root: Place, folder: Path) -> tuple[dict[str, list[list[Place]]], lis
     """The files for training and for testing by class, the classes' names, and what to say of the split."""
     inside = {place.name: place for place in _visible(root, folders=True)}
     if not inside:
-        raise ImagesError(f"{folder} has no folders. Wanted: <class>/*, or train/<class>/* and test/<class>/*.")
+        said = _("{folder} has no folders. Wanted: <class>/*, or train/<class>/* and test/<class>/*.")
+        raise ImagesError(said.format(folder=folder))
     if inside.keys() == {"train"}:
         inside = {place.name: place for place in _visible(inside["train"], folders=True)}
     if not {"train", "test"} & inside.keys():
         split = [_split(_visible(place, folders=False)) for place in inside.values()]
         files = {"train": [train for train, _ in split], "test": [test for _, test in split]}
         tested = sum(len(test) for _, test in split)
-        said = f"Without a folder test/, {tested} images are kept for testing: one in {TEST_SHARE} of each class."
-        return files, list(inside), said
+        said = _("Without a folder test/, {tested} images are kept for testing: one in {share} of each class.")
+        return files, list(inside), said.format(tested=tested, share=TEST_SHARE)
     for part in ("train", "test"):
         if part not in inside:
-            raise ImagesError(f"{folder} has no folder {part}/. Wanted: train/<class>/* and test/<class>/*.")
+            said = _("{folder} has no folder {part}/. Wanted: train/<class>/* and test/<class>/*.")
+            raise ImagesError(said.format(folder=folder, part=part))
     classes = {
         part: {place.name: place for place in _visible(inside[part], folders=True)} for part in ("train", "test")
     }
     unknown = sorted(classes["test"].keys() - classes["train"].keys())
     if unknown:
-        raise ImagesError(
-            f"test/{unknown[0]} has no counterpart train/{unknown[0]}: a class must be learned to be tested."
-        )
+        said = _("test/{name} has no counterpart train/{name}: a class must be learned to be tested.")
+        raise ImagesError(said.format(name=unknown[0]))
     names = list(classes["train"])
     files = {
         part: [_visible(places[name], folders=False) if name in places else [] for name in names]
@@ -242,11 +242,12 @@ def _require_room(count: int, side: int) -> None:
 
     if needed(side) > memory:
         fitting = [smaller for smaller in (96, 64, SIDE) if smaller < side and needed(smaller) <= memory]
-        advice = f"Set the side to {fitting[0]}, or take fewer images." if fitting else "Take fewer images."
-        raise ImagesError(
-            f"{count:,} images of {side} x {side} pixels need {needed(side) / 1e9:.1f} GB of memory, and there are "
-            f"{memory / 1e9:.1f}. {advice}"
+        said = _(
+            "{count:,} images of {side} x {side} pixels need {needed:.1f} GB of memory, and there are {memory:.1f}."
         )
+        advice = _("Set the side to {side}, or take fewer images.") if fitting else _("Take fewer images.")
+        lacking = said.format(count=count, side=side, needed=needed(side) / 1e9, memory=memory / 1e9)
+        raise ImagesError(f"{lacking} {advice.format(side=fitting[0] if fitting else '')}")
 
 
 def _decode_all(files: dict[str, list[list[Place]]], root: Place, side: int) -> tuple[list[NDArray], list[str]]:
@@ -264,7 +265,7 @@ def _decode_all(files: dict[str, list[list[Place]]], root: Place, side: int) -> 
     # Few at a time: of each, all pixels are in memory for a moment.
     with (
         ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
-        tqdm(total=count, desc="Reading images", unit="image", mininterval=0.1 if machine.WATCHED else 10) as bar,
+        tqdm(total=count, desc=_("Reading images"), unit="image", mininterval=0.1 if machine.WATCHED else 10) as bar,
     ):
         for groups in files.values():
             images, labels = np.empty((sum(map(len, groups)), side, side, 3), np.uint8), []
@@ -283,8 +284,9 @@ def _decode_all(files: dict[str, list[list[Place]]], root: Place, side: int) -> 
 def _listed(left_out: list[str], most: int = 5) -> str:
     if not left_out:
         return ""
-    more = f" and {len(left_out) - most} more" if len(left_out) > most else ""
-    return f"Left out, {len(left_out)} in all: {', '.join(left_out[:most])}{more}."
+    more = _(" and {count} more").format(count=len(left_out) - most) if len(left_out) > most else ""
+    named = ", ".join(left_out[:most]) + more
+    return _("Left out, {count} in all: {named}.").format(count=len(left_out), named=named)
 
 
 def _cache_of(paths: Sequence[Place], side: int) -> Path:
@@ -354,7 +356,7 @@ def draw(train: int = 50_000, test: int = 10_000, notice: str = "") -> Images:
         labels = np.random.default_rng(seed).permutation(np.arange(count) % len(SHAPES))
         chunks = [_draw(labels[start : start + 1000], (seed, start)) for start in range(0, count, 1000)]
         arrays += [np.concatenate(chunks), labels.astype(np.int64)]
-    return Images(*arrays, list(SHAPES), "drawn", _digest(arrays, SHAPES), notice)
+    return Images(*arrays, [_(name) for name in SHAPES], "drawn", _digest(arrays, SHAPES), notice)
 
 
 def _draw(labels: NDArray, seed: tuple[int, int]) -> NDArray[np.uint8]:

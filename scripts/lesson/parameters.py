@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lesson.words import _
+
 
 class ParameterError(ValueError):
     """A value that makes no sense; its message says which, and what is allowed."""
@@ -63,7 +65,11 @@ class Parameter:
     def check(self, value: object) -> None:
         """Raise `ParameterError` unless `value` has the parameter's type and is one of the values allowed."""
         fits = {"int": int, "float": (int, float), "str": str, "bool": bool}[self.type]
-        allowed = self.help[self.help.rindex("(") + 1 : -1] if self.limits or self.choices else f"any {self.type}"
+        allowed = (
+            self.help[self.help.rindex("(") + 1 : -1]
+            if self.limits or self.choices
+            else _("any {type}").format(type=self.type)
+        )
         right = isinstance(value, fits) and (self.type == "bool" or not isinstance(value, bool))
         if right and isinstance(value, float):
             right = math.isfinite(value)
@@ -72,7 +78,8 @@ class Parameter:
         if right and self.choices:
             right = value in self.choices
         if not right:
-            raise ParameterError(f"{self.name} = {value!r} makes no sense here. Allowed: {allowed} ({self.type}).")
+            said = _("{name} = {value!r} makes no sense here. Allowed: {allowed} ({type}).")
+            raise ParameterError(said.format(name=self.name, value=value, allowed=allowed, type=self.type))
 
 
 def read(source: str) -> dict[str, Parameter]:
@@ -138,7 +145,7 @@ def check(values: Mapping[str, object]) -> None:
             for name, parameter in read(source).items():
                 parameter.check(values[name])
             return
-    raise ParameterError("Run the cell with the parameters first.")
+    raise ParameterError(_("Run the cell with the parameters first."))
 
 
 def _holds_parameters(source: str) -> bool:

@@ -76,7 +76,7 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
     port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(DEFAULT_PORT))
     server = native.start(bind, port, address.host_name(bind, options.public_host))
     locate.remember(locate.NATIVE)
-    _warn_if_public(bind)
+    _warn_if_public(bind, port)
     return _finish_native(server, reset_lesson=reset_lesson)
 
 
@@ -100,7 +100,7 @@ def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
         workspace.build()
         workspace.up()
         if not options.tls:
-            _warn_if_public(workspace.bind())
+            _warn_if_public(workspace.bind(), workspace.port())
     locate.remember(locate.DOCKER)
     if reset_lesson:
         _tell_put_back(workspace.reset_lesson())
@@ -206,11 +206,11 @@ def _require_same(options: Options, *, port: int, gpu: bool, bind: str, tls: boo
         raise UserError(f"the workspace is running already, {' and '.join(differing)}; scripts/stop first")
 
 
-def _warn_if_public(bind: str) -> None:
+def _warn_if_public(bind: str, port: int) -> None:
     if bind == EVERYWHERE or not ipaddress.ip_address(bind).is_loopback:
         cli.say(
             f"Open on {bind}, over plain http: whoever can watch the network can read the token. Safer: --tls; or "
-            "--bind 127.0.0.1 here and, on your own machine, `ssh -L 8888:localhost:8888 THIS-MACHINE`."
+            f"--bind 127.0.0.1 here and, on your own machine, `ssh -L {port}:localhost:{port} THIS-MACHINE`."
         )
 
 

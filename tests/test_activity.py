@@ -1,10 +1,17 @@
 """A training that prints nothing is no idleness; a lab where nothing works is idle."""
 
+import http.server
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from labs import Lab, NativeServer
+from labs import Container, Lab, NativeServer
+from workspace.base.cli import UserError
+from workspace.cloud import idle
+from workspace.host.compose import Workspace
+from workspace.lab import idle as idle_lab
 from workspace.runs import activity, claims, folders
 
 
@@ -53,3 +60,88 @@ def test_server_with_a_silent_run_says_so_and_one_without_does_not(
     with claims.working(run, folders.Record()), native_server.running() as lab:
         started, last = last_activity(lab)
         assert last > started
+
+
+def test_browser_that_is_connected_is_no_idleness() -> None:
+    status = {"connections": 0, "last_activity": "1970-01-01T00:01:40.000000Z"}
+    assert idle_lab.seconds(status, now=160) == 60
+    assert idle_lab.seconds(status | {"connections": 1}, now=160) == 0
+
+
+def test_container_tells_for_how_long_it_is_idle(container: Container) -> None:
+    told = container.inside("python", "-P", "-m", "workspace.lab.idle")
+    assert told.returncode == 0, told.stderr
+    assert float(told.stdout) >= 0
+
+
+class Azure(http.server.HTTPServer):
+    """A VM's metadata and the one of Azure's interfaces that a VM with that identity may use."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.identity = True
+        self.deallocated: list[str] = []
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    server: Azure
+
+    def do_GET(self) -> None:
+        lent = self.path.startswith("/metadata/identity")
+        asked_well = self.headers["Metadata"] == "true" and (self.server.identity or not lent)
+        self.send_response(200 if asked_well else 400)
+        self.end_headers()
+        self.wfile.write(b'{"access_token": "lent"}' if lent else b"/subscriptions/1/vm")
+
+    def do_POST(self) -> None:
+        if self.headers["Authorization"] == "Bearer lent":
+            self.server.deallocated.append(self.path)
+        self.send_response(202)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
+    with Azure() as server:
+        here = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(idle, "_METADATA", f"{here}/metadata")
+        monkeypatch.setattr(idle, "_AZURE", here)
+        monkeypatch.setattr(idle, "_LAST_ACTIVE", tmp_path / "active")
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def lab_is_idle_for(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:
+    monkeypatch.setattr(Workspace, "idle_s", lambda _: seconds)
+
+
+def test_vm_is_deallocated_after_an_idle_hour_and_not_before(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab_is_idle_for(monkeypatch, 3500)
+    idle.main(60)
+    assert azure.deallocated == []
+    lab_is_idle_for(monkeypatch, 3700)
+    idle.main(60)
+    assert azure.deallocated == ["/subscriptions/1/vm/deallocate?api-version=2024-07-01"]
+
+
+def test_lab_that_was_stopped_is_idle_since_its_last_activity(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab_is_idle_for(monkeypatch, None)
+    idle.main(60)  # the first look after a boot
+    assert azure.deallocated == []
+    lab_is_idle_for(monkeypatch, 3500)
+    idle.main(60)
+    lab_is_idle_for(monkeypatch, None)
+    idle.main(58)
+    assert len(azure.deallocated) == 1
+
+
+def test_vm_without_the_identity_is_told_what_to_do(azure: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
+    azure.identity = False
+    lab_is_idle_for(monkeypatch, 3700)
+    with pytest.raises(UserError, match=r"Azure does not deallocate this VM.*scripts/azure stop does"):
+        idle.main(60)
+    assert azure.deallocated == []

@@ -9,6 +9,8 @@ import pytest
 from labs import REPOSITORY
 
 ROOMS = ["base", "lab", "host", "runs", "sweeps", "bench"]
+ASIDE = {"cloud": ["base", "lab", "host"]}
+"""A room that no other room knows, with those that it knows."""
 SCRIPTS = REPOSITORY / "scripts"
 
 
@@ -28,7 +30,7 @@ def imported(file: Path) -> Iterator[str]:
 def wrong(folder: Path, allowed: set[str]) -> list[tuple[str, str]]:
     files = sorted(folder.rglob("*.py"))
     assert files
-    ours = {f"workspace.{room}" for room in ROOMS} | {"workspace", "lesson"}
+    ours = {f"workspace.{room}" for room in (*ROOMS, *ASIDE)} | {"workspace", "lesson"}
     return [(file.name, name) for file in files for name in imported(file) if name in ours and name not in allowed]
 
 
@@ -36,6 +38,16 @@ def wrong(folder: Path, allowed: set[str]) -> list[tuple[str, str]]:
 def test_a_room_imports_the_rooms_before_it_alone(room: str) -> None:
     before = {f"workspace.{name}" for name in ROOMS[: ROOMS.index(room) + 1]}
     assert wrong(SCRIPTS / "workspace" / room, before | ({"lesson"} if room != "base" else set())) == []
+
+
+@pytest.mark.parametrize("room", ASIDE)
+def test_a_room_aside_imports_those_that_it_may(room: str) -> None:
+    assert wrong(SCRIPTS / "workspace" / room, {f"workspace.{name}" for name in (*ASIDE[room], room)}) == []
+
+
+def test_every_room_is_known() -> None:
+    folders = {file.parent.name for file in (SCRIPTS / "workspace").glob("*/__init__.py")}
+    assert folders == {*ROOMS, *ASIDE}
 
 
 def test_the_lessons_package_imports_nothing_of_the_workspace() -> None:
@@ -49,7 +61,8 @@ def test_base_needs_nothing_but_python() -> None:
 
 def test_commands_that_run_in_the_machines_own_python_need_nothing_but_it() -> None:
     ours, needed = [], set()
-    modules = [f"workspace.host.{file.stem}" for file in (SCRIPTS / "workspace/host").glob("*.py")]
+    rooms = (SCRIPTS / "workspace" / room for room in ("host", "cloud"))
+    modules = [f"workspace.{room.name}.{file.stem}" for room in rooms for file in room.glob("*.py")]
     while modules:
         file = SCRIPTS / f"{modules.pop().replace('.', '/')}.py"
         if file.exists() and file not in ours:

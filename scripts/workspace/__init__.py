@@ -6,6 +6,7 @@ host     starts, stops and saves a workspace, in Docker or natively
 runs     one run of a notebook
 sweeps   many runs, their ranking and their report
 bench    measures all of it
+cloud    machines in a cloud; imports base, lab and host, and none imports it
 
 The package `lesson`, beside this one, imports none of it. tests/test_rooms.py holds these lines.
 

@@ -154,6 +154,11 @@ class Workspace:
             raise UserError(f"the lesson could not be put back: {serve.last_words(done.stderr)}")
         return done.stdout.splitlines()
 
+    def idle_s(self) -> float | None:
+        """For how many seconds nothing has worked in the lab; None where none answers."""
+        told = self._module("workspace.lab.idle") if self.running() else None
+        return float(told.stdout) if told and told.returncode == 0 else None
+
     def run(self, *command: str, variables: list[str], **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
         """Run `command` where the volumes are: in the running container, else in one made for it alone.
 

@@ -1,0 +1,336 @@
+"""What makes a fresh machine a workspace: an engine, a GPU's driver, and services that bring it back after a reboot."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workspace.base import cli, places
+from workspace.base.cli import UserError
+from workspace.base.files import locked, replacing
+from workspace.base.terminal import duration
+from workspace.host import causes, engine, start
+from workspace.host.compose import Workspace
+
+LOG = Path("/var/log/pytorch-workspace.log")
+"""What `make` said. There is no token in it."""
+
+REBOOT = "a reboot is due"
+"""What the log's last line says in place of the host where the GPU's driver waits for one."""
+
+_UNITS = Path("/etc/systemd/system")
+_ETC = Path("/etc")
+_PCI = Path("/sys/bus/pci/devices")
+_DRIVER_LOADED = Path("/proc/driver/nvidia/version")
+_DISK = Path("/var/lib")
+_START, _METADATA, _IDLE = "pytorch-workspace", "pytorch-workspace-metadata", "pytorch-workspace-idle"
+
+_ENGINE = (25, 0)
+_DRIVER = 580  # of the CUDA 13 that the wheels in docker/torch-cuda.txt are built for
+_PACKAGES = {
+    "debian": (["docker.io", "docker-cli", "iptables"], ["docker-compose", "docker-buildx"]),
+    "ubuntu": (["docker.io", "iptables"], ["docker-compose-v2", "docker-buildx"]),
+}
+"""The engine's packages, and those of its plugins, by what the system calls itself."""
+
+_GB_NEEDED = {False: 8, True: 25}  # without and with CUDA: the image, and as much again while it is built
+_APT_WAITS_S = 600
+_LEAST_IDLE_MIN = 20
+
+_METADATA_UNIT = """\
+[Unit]
+Description=Keep what the cloud tells and lends to this machine from its containers
+Before=docker.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=-/usr/sbin/iptables --wait --new-chain DOCKER-USER
+ExecStart=-/usr/sbin/iptables --wait --delete DOCKER-USER --destination 169.254.169.254 --jump DROP
+ExecStart=/usr/sbin/iptables --wait --insert DOCKER-USER --destination 169.254.169.254 --jump DROP
+
+[Install]
+RequiredBy=docker.service
+"""
+
+_START_UNIT = """\
+[Unit]
+Description=PyTorch workspace
+Requires=docker.service
+Wants=network-online.target
+After=docker.service network-online.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+TimeoutStartSec=infinity
+Environment=HOME=/root
+ExecStart={python} {scripts}/start {options}
+ExecStop=-{python} {scripts}/stop
+# Where the link, with its token, is printed.
+StandardOutput=null
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_IDLE_UNIT = """\
+[Unit]
+Description=Deallocate this VM when nothing works on it
+
+[Service]
+Type=oneshot
+Environment=HOME=/root PYTHONPATH={scripts}
+ExecStart={python} -m workspace.cloud.idle {minutes}
+"""
+
+_IDLE_TIMER = """\
+[Unit]
+Description=Look every five minutes whether anything works on this VM
+
+[Timer]
+OnActiveSec=5min
+OnUnitActiveSec=5min
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def make(options: list[str], idle_min: int) -> None:
+    """Make this machine a workspace, started with `options` of scripts/start; done again it makes up for what lacks.
+
+    The last line said is the link's host, or that a reboot is due. Raises UserError with the step that failed and why.
+    """
+    if os.getuid() != 0:
+        raise UserError("only root can install an engine: put sudo in front", cli.BAD_INPUT)
+    if idle_min and idle_min < _LEAST_IDLE_MIN:
+        raise UserError(
+            f"--idle {idle_min}: at least {_LEAST_IDLE_MIN} minutes, or a start would not end", cli.BAD_INPUT
+        )
+    with locked(Path("/run/pytorch-workspace.lock"), "Another bootstrap-vm is at work here; waiting for it ..."):
+        gpu = _has_gpu()
+        _step("checks", lambda: _check(gpu=gpu))
+        _step("engine", _engine)
+        _step("metadata", _keep_metadata_from_containers)
+        loaded = not gpu or _step("GPU", _gpu)
+        _step("services", lambda: _write_services([*options, *(["--gpu"] if gpu else [])], idle_min))
+        if not loaded:
+            _say(f"{REBOOT}, for the GPU's driver: `sudo reboot`; the workspace starts by itself after it")
+            return
+        _step("workspace", _start)
+        _say(urlsplit(start.link()).hostname or "")
+
+
+def _step(name: str, do: Callable[[], object]) -> object:
+    """Do it, and say so and how long it took."""
+    begun = time.monotonic()
+    _say(f"{name} ...")
+    try:
+        done = do()
+    except UserError as error:
+        _say(f"{name}: {error}")
+        raise
+    _say(f"{name}: done in {duration(time.monotonic() - begun)}")
+    return done
+
+
+def _say(line: str) -> None:
+    cli.say(line)
+    with LOG.open("a") as log:
+        log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+
+
+def _check(*, gpu: bool) -> None:
+    if not shutil.which("systemctl"):
+        raise UserError("there is no systemd here, which brings the workspace back after a reboot")
+    free = shutil.disk_usage(_DISK).free / 1e9
+    if free < _GB_NEEDED[gpu] and not _answers("docker", "image", "inspect", "pytorch-workspace:cpu"):
+        raise UserError(f"{_DISK} has {free:.0f} GB free and the workspace needs {_GB_NEEDED[gpu]}: take a larger disk")
+
+
+def _engine() -> None:
+    """Docker Engine, Compose and buildx: what is there, if it suffices, else the distribution's."""
+    engines, plugins = _PACKAGES.get(_system(), ([], []))
+    if not plugins:
+        raise UserError(f"this is {_system()}: take Ubuntu 24.04 or Debian 13, whose packages are known")
+    lacking = [] if _engine_version() >= _ENGINE else engines
+    if not (_answers("docker", "compose", "version") and _answers("docker", "buildx", "version")):
+        lacking = lacking + plugins
+    if lacking:
+        _install(*lacking)
+        _run("systemctl", "enable", "--now", "docker")
+    if _engine_version() < _ENGINE:
+        found = ".".join(map(str, _engine_version()))
+        raise UserError(
+            f"this system's Docker Engine is {found}, and 25 or newer is needed: take Ubuntu 24.04 or Debian 13, or "
+            "install Docker's own packages and do this again"
+        )
+    engine.require()
+
+
+def _keep_metadata_from_containers() -> None:
+    _write(_UNITS / f"{_METADATA}.service", _METADATA_UNIT)
+    _run("systemctl", "daemon-reload")
+    _run("systemctl", "enable", "--now", f"{_METADATA}.service")
+
+
+def _has_gpu() -> bool:
+    """Whether there is an NVIDIA card on the bus: its vendor's number, and the class of what computes or draws."""
+    return any(
+        (card / "vendor").read_text().strip() == "0x10de" and (card / "class").read_text().startswith("0x03")
+        for card in _PCI.glob("*")
+    )
+
+
+def _gpu() -> bool:
+    """Driver and toolkit; whether the driver is loaded, for which a reboot may be due."""
+    if _driver() < _DRIVER:
+        if _system() != "ubuntu":
+            raise UserError(
+                f"{_system()} has no NVIDIA driver of version {_DRIVER}: take Ubuntu 24.04, or install NVIDIA's own "
+                "packages and do this again"
+            )
+        _install("ubuntu-drivers-common")
+        _run("ubuntu-drivers", "install", "--gpgpu", f"nvidia:{_DRIVER}-server")
+        _install(f"nvidia-utils-{_DRIVER}-server")
+        _answers("modprobe", "nvidia")
+    if not shutil.which("nvidia-ctk"):
+        _add_nvidias_packages()
+        _install("nvidia-container-toolkit")
+    asked = ["docker", "info", "--format", "{{json .Runtimes}}"]
+    if '"nvidia"' not in subprocess.run(asked, capture_output=True, text=True, check=True).stdout:
+        _run("nvidia-ctk", "runtime", "configure", "--runtime=docker")
+        _run("systemctl", "restart", "docker")
+    return _driver() >= _DRIVER
+
+
+def _driver() -> int:
+    """The version of the NVIDIA driver that is loaded; 0 where none is."""
+    text = _DRIVER_LOADED.read_text() if _DRIVER_LOADED.exists() else ""
+    found = re.search(r"\b(\d{3})\.\d+", text)
+    return int(found[1]) if found else 0
+
+
+def _add_nvidias_packages() -> None:
+    """Where the toolkit comes from, as NVIDIA's installation guide has it."""
+    source = "https://nvidia.github.io/libnvidia-container"
+    key = _ETC / "apt/keyrings/nvidia-container-toolkit.asc"
+    try:
+        with urllib.request.urlopen(f"{source}/gpgkey", timeout=60) as answer:  # noqa: S310
+            _write(key, answer.read().decode())
+    except OSError as error:
+        raise UserError(f"NVIDIA's packages cannot be reached: {error}") from error
+    line = f"deb [signed-by={key}] {source}/stable/deb/$(ARCH) /\n"
+    _write(_ETC / "apt/sources.list.d/nvidia-container-toolkit.list", line)
+
+
+def _write_services(options: list[str], idle_min: int) -> None:
+    words = {
+        "python": sys.executable,
+        "scripts": places.REPOSITORY / "scripts",
+        "options": " ".join(map(_quoted, options)),
+        "minutes": idle_min,
+    }
+    units = {f"{_START}.service": _START_UNIT}
+    if idle_min:
+        units |= {f"{_IDLE}.service": _IDLE_UNIT, f"{_IDLE}.timer": _IDLE_TIMER}
+    for name, text in units.items():
+        _write(_UNITS / name, text.format(**words))
+    _run("systemctl", "daemon-reload")
+    _run("systemctl", "enable", f"{_START}.service")
+    if idle_min:
+        _run("systemctl", "enable", "--now", f"{_IDLE}.timer")
+    elif (_UNITS / f"{_IDLE}.timer").exists():
+        _run("systemctl", "disable", "--now", f"{_IDLE}.timer")
+
+
+def _quoted(word: str) -> str:
+    """One word of a systemd command line, whatever it has in it."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", word).replace("%", "%%").replace("$", "$$") + '"'
+
+
+def _start() -> None:
+    """Have the unit start the workspace, unless it runs: then its kernels live on."""
+    verb = "start" if Workspace().running() else "restart"
+    done = subprocess.run(["systemctl", verb, _START], capture_output=True, text=True, check=False)
+    if done.returncode:
+        asked = ["journalctl", "--unit", _START, "--lines=20", "--output=cat", "--no-pager"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        refusals = re.findall(r"(?m)^start: (.*)", said)
+        raise UserError(refusals[-1] if refusals else f"the workspace did not start: journalctl --unit {_START}")
+
+
+def _install(*packages: str) -> None:
+    # An index that cannot be fetched may not be needed; if it is, that says why a package cannot be found.
+    update = _apt("update")
+    _apt("install", "--yes", "--no-install-recommends", *packages, before=update)
+
+
+def _apt(*words: str, before: str = "") -> str:
+    """Run apt-get; what it said. Wait while another program, such as unattended-upgrades, has its lock."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    give_up = time.monotonic() + _APT_WAITS_S
+    waits = False
+    while True:
+        _answers("dpkg", "--configure", "-a")  # what a kill left half done
+        command = ["apt-get", "--quiet", "--quiet", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        said = before + done.stdout + done.stderr
+        if done.returncode == 0:
+            return said
+        if not re.search("Could not get lock|Unable to (acquire|lock)", done.stderr):
+            break
+        if time.monotonic() > give_up:
+            holder = re.search(r"held by process \d+ \(.*?\)", done.stderr)
+            raise UserError(
+                f"apt is still busy after {duration(_APT_WAITS_S)}{f', {holder[0]}' if holder else ''}: do this again "
+                "when that has ended"
+            )
+        if not waits:
+            _say("apt is busy, as with the unattended upgrades of a fresh machine; waiting for it ...")
+        waits = True
+        time.sleep(2)
+    errors = re.findall(r"(?m)^E: (.*)", said)
+    why = causes.explain(said) if causes.kind(said) else (errors or ["it gave no reason"])[-1]
+    raise UserError(f"apt-get {words[0]} failed: {why}")
+
+
+def _engine_version() -> tuple[int, ...]:
+    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
+    if not engine.is_installed():
+        return (0,)
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return tuple(map(int, re.findall(r"\d+", told.stdout)[:2])) or (0,)
+
+
+def _system() -> str:
+    """What the system calls itself: `debian`, `ubuntu` ..."""
+    release = _ETC / "os-release"
+    found = re.search(r'(?m)^ID="?([\w-]+)', release.read_text() if release.exists() else "")
+    return found[1] if found else "an unknown system"
+
+
+def _answers(*command: str) -> bool:
+    """Whether the command is there and succeeds."""
+    return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "it gave no reason").splitlines()[-1]
+        raise UserError(f"{' '.join(command)}: {said}")
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as new:
+        new.write_text(text)
+        new.chmod(0o644)

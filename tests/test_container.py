@@ -70,8 +70,10 @@ def test_image_is_read_only_and_the_work_folder_is_not(container: Container) -> 
 
 
 def test_no_build_tools_are_left_in_the_image(container: Container) -> None:
-    left = container.inside("sh", "-c", "command -v gcc cc make uv curl wget sudo")
+    left = container.inside("sh", "-c", "command -v as ld make uv curl wget sudo; ls -d /usr/bin/*gcc* /usr/lib/gcc")
     assert left.stdout == ""
+    told = container.inside("gcc", "--version")  # what has a compiler's name tells that there is none
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (127, "", 1)
 
 
 def test_shared_memory_is_large_enough_for_data_loader_workers(container: Container) -> None:

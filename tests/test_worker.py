@@ -41,7 +41,9 @@ def test_the_fingerprint_covers_code_and_locks(changed: str, tmp_path: Path, mon
         (tmp_path / changed).write_text(content)
         return worker.fingerprint.__wrapped__()
 
-    (tmp_path / changed).parent.mkdir(parents=True)
+    for file in (changed, "docker/Dockerfile"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "docker" / "Dockerfile").write_text("ARG VERSION=1.0.0\n")
     monkeypatch.setattr(worker.places, "REPOSITORY", tmp_path)
     assert of("one") == of("one")
     assert worker.difference(of("another"), of("one")).startswith("the workspace's code of ")

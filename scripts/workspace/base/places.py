@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def image_stamp() -> str | None:
     """What tells this image from others, such as cpu-1f0c8a2b9d3e; None outside of one."""
     stamp = REPOSITORY / "image-stamp"
     return stamp.read_text().strip() if stamp.exists() else None
+
+
+def version() -> str:
+    """The workspace's version, such as 1.0.0: the Dockerfile has it, for the image's label."""
+    [found] = re.findall(r"(?m)^ARG VERSION=(\S+)$", (REPOSITORY / "docker" / "Dockerfile").read_text())
+    return found
 
 
 def _place(variable: str, default: str | Path) -> Path:

@@ -124,7 +124,7 @@ def container(bench: Bench) -> Rows:
     port = str(free_port())
     own = {"COMPOSE_PROJECT_NAME": f"bench-gpu-{port}", "WORKSPACE_PORT": port, "WORKSPACE_BIND": "127.0.0.1"}
     workspace = compose.Workspace(gpu=bench.device == "cuda", variables=engine.memory_limit() | own)
-    workspace.build_unless_there()
+    workspace.provide_image_unless_there()
 
     def inside(*command: str) -> str:
         done = workspace.run("-T", compose.SERVICE, *command, variables=[], capture_output=True, text=True)

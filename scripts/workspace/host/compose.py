@@ -23,6 +23,9 @@ _BUILDER = "pytorch-workspace"
 _SECRETS = "/run/workspace-secrets"
 # Runs a module of this package in the container. -P: else a file of the work folder could stand in for it.
 _MODULE = ["-T", SERVICE, "python", "-P", "-m"]
+_TITLE = "PyTorch workspace"
+"""The label org.opencontainers.image.title of its images."""
+
 _HEALTHY_WITHIN_S = 180
 
 
@@ -68,8 +71,8 @@ class Workspace:
         return container if container["State"] == "running" else None
 
     def runs_on_gpu(self) -> bool:
-        """Whether what runs was started with a GPU: by the name of its image, which a later build may have taken."""
-        return _inspect(self._ps(SERVICE)[0], "{{.Config.Image}}").endswith(":cuda")
+        """Whether what runs was started with a GPU."""
+        return _inspect(self._ps(SERVICE)[0], "{{len .HostConfig.DeviceRequests}}") != "0"
 
     def require_ours(self) -> None:
         """Raise UserError where what runs was started from another checkout, which has it by the same name."""
@@ -91,12 +94,23 @@ class Workspace:
         ]
         return max(found, key=lambda published: (published["Service"] == TLS, published["TargetPort"]))
 
-    def build(self) -> None:
-        """Build the image, or bring it up to date. Raises UserError with the cause."""
-        log = places.NATIVE / "build.log"
+    def provide_image(self) -> None:
+        """Pull the image that WORKSPACE_IMAGE names, or build it, or bring it up to date.
+
+        Raises UserError with the cause, or where the named one does not fit the other settings.
+        """
+        if settings.get("WORKSPACE_IMAGE"):
+            if not engine.has_image(self.image()):
+                self._pull()
+            self._require_fitting_image()
+        else:
+            self._build()
+
+    def _build(self) -> None:
         # Compose writes the project's name into the image. With one name for all it is the same image, whoever builds,
         # and nobody's container is made anew because somebody else started theirs.
         command = self._command(f"--project-name={_BUILDER}", "--progress=plain", "build", SERVICE)
+        log = places.NATIVE / "build.log"
         if progress.run(command, self._environment(), log, "Building", progress.build_step):
             return
         cause = self._cause(log.read_text())
@@ -105,15 +119,45 @@ class Workspace:
         else:
             raise UserError(f"the image could not be built: {cause} (everything it said: {log})")
 
+    def _pull(self) -> None:
+        log = places.NATIVE / "pull.log"
+        if not progress.run(["docker", "pull", self.image()], self._environment(), log, "Pulling", str.strip):
+            raise UserError(
+                f"WORKSPACE_IMAGE, {self.image()}, cannot be pulled: {serve.last_words(log.read_text())}; where it is "
+                "private, `docker login` first; without the setting the image is built here"
+            )
+
+    def _require_fitting_image(self) -> None:
+        """Raise UserError unless the image that is named is one of this workspace, for this user and these devices."""
+        image, built = self.image(), engine.image_configuration(self.image())
+        labels = built.get("Labels") or {}
+        if labels.get("org.opencontainers.image.title") != _TITLE:
+            raise UserError(f"WORKSPACE_IMAGE, {image}, is not an image of this workspace", cli.BAD_INPUT)
+        wanted, there = (str(user).partition(":")[0] for user in (self._service()["user"], built["User"]))
+        if wanted != there:
+            raise UserError(
+                f"WORKSPACE_IMAGE, {image}, was built for uid {there}, and its folders belong to that: leave out "
+                f"WORKSPACE_UID={wanted}, or leave out WORKSPACE_IMAGE and the image is built for it here",
+                cli.BAD_INPUT,
+            )
+        if self.gpu and engine.read_in_image(image, "/opt/workspace/image-stamp").startswith("cpu-"):
+            raise UserError(
+                f"WORKSPACE_IMAGE, {image}, has the CPU's build of PyTorch: --gpu needs the one with -cuda in its name",
+                cli.BAD_INPUT,
+            )
+        version = labels.get("org.opencontainers.image.version")
+        if version != places.version():
+            cli.say(f"The image is of version {version}, these commands are of {places.version()}.")
+
     def compose(self, *arguments: str) -> int:
         """Run Compose for a person at the terminal, who sees what it says; its exit code."""
         command = self._command(*arguments)
         return subprocess.run(command, cwd=places.REPOSITORY, env=self._environment(), check=False).returncode
 
-    def build_unless_there(self) -> None:
-        """Build the image where there is none. Raises UserError with the cause."""
+    def provide_image_unless_there(self) -> None:
+        """Pull or build the image where there is none. Raises UserError with the cause."""
         if not engine.has_image(self.image()):
-            self.build()
+            self.provide_image()
 
     def up(self) -> None:
         """Start the container and wait until it answers. Raises UserError with the cause; then nothing runs."""
@@ -177,7 +221,7 @@ class Workspace:
 
     def archive(self, action: str, stdin: IO[bytes] | int | None = None, stdout: IO[bytes] | int | None = None) -> str:
         """Run workspace.lab.archive there and return what it told. Raises UserError where it fails."""
-        self.build_unless_there()
+        self.provide_image_unless_there()
         done = self.run(
             *_MODULE,
             "workspace.lab.archive",

@@ -33,7 +33,7 @@ def main(command: str, file: str | None = None, *, natively: bool = False) -> in
 def _in_container(workspace: Workspace, command: str, file: str | None) -> int:
     """Run this command in the running workspace, else in a container made for it alone, on the same volume."""
     cli.say(f"In the Docker volume of the workspace {workspace.project} (--native: in this machine's own folder):")
-    workspace.build_unless_there()
+    workspace.provide_image_unless_there()
     terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() and not file else ["-T"]
     inside = [*terminal, compose.SERVICE, "data", command, *([STANDARD_INPUT] if file else [])]
     # What is set here for this command, on top of what the workspace was started with.

@@ -124,6 +124,16 @@ def has_image(name: str) -> bool:
     return _run("image", "inspect", name).returncode == 0
 
 
+def image_configuration(name: str) -> dict[str, Any]:
+    """What an image that is there says of itself: User, Labels, Env ..."""
+    return json.loads(_run("image", "inspect", "--format", "{{json .Config}}", name).stdout)
+
+
+def read_in_image(name: str, path: str) -> str:
+    """A file of an image, as text; empty where it has none."""
+    return _run("run", "--rm", "--network=none", "--entrypoint=cat", name, path).stdout
+
+
 def workspaces() -> dict[str, str]:
     """The workspaces that the engine has, by their projects' names: `running`, or `stopped` and kept in volumes."""
     kept = _projects("volume", "label=com.docker.compose.volume=state")

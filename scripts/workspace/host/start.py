@@ -97,7 +97,7 @@ def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
         machine.require(workspace)
         if options.gpu:
             gpu.require()
-        workspace.build()
+        workspace.provide_image()
         workspace.up()
         if not options.tls:
             _warn_if_public(workspace.bind(), workspace.port())

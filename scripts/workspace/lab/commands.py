@@ -15,6 +15,11 @@ _SCRIPTS = {
     "sweep": "sweep",
 }
 
+_NO_COMPILER = (
+    "workspace: this image has no compiler, which torch.compile and packages without a wheel need; "
+    "WORKSPACE_COMPILER=1 scripts/start builds it with one, 331 MB larger"
+)
+
 
 def make(folder: Path) -> None:
     """Put a link to each command into `folder`."""
@@ -33,10 +38,19 @@ def make_pip(folder: Path) -> None:
     pip.chmod(0o755)
 
 
+def make_compilers(folder: Path) -> None:
+    """Have the names of compilers, where none is installed, tell why and what to do: torch.compile calls them."""
+    for name in ("c++", "cc", "g++", "gcc"):
+        compiler = folder / name
+        compiler.write_text(f"#!/bin/sh\necho '{_NO_COMPILER}' >&2\nexit 127\n")
+        compiler.chmod(0o755)
+
+
 def main(options: argparse.Namespace) -> None:
     """Make them while the image is built."""
     make(options.folder)
     make_pip(options.folder)
+    make_compilers(options.folder)
 
 
 if __name__ == "__main__":

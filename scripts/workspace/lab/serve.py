@@ -33,7 +33,8 @@ def main(ip: str, port: int) -> None:
     environment["TRAITLETS_APPLICATION_RAISE_CONFIG_FILE_ERROR"] = "1"
     environment.setdefault("JUPYTER_PATH", str(places.KERNELS))
     configuration = places.REPOSITORY / "docker" / "jupyter_server_config.py"
-    cli.say(f"workspace: starting; the link with its token: {_how_to_get_the_link()}")
+    which = " ".join(filter(None, (places.version(), places.image_stamp())))
+    cli.say(f"workspace: starting {which}; the link with its token: {_how_to_get_the_link()}")
     os.chdir(places.work())
     # -P: else a random.py in the work folder would run in the server.
     server = [sys.executable, "-P", "-m", "jupyterlab", "--no-browser", f"--config={configuration}"]

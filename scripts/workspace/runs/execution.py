@@ -266,7 +266,7 @@ def _asked_threads(job: Job) -> int | None:
 
 def versions() -> dict[str, str]:
     """What the runs of this Python are made with."""
-    found = {"python": platform.python_version()}
+    found = {"workspace": places.version(), "python": platform.python_version()}
     for package in ("torch", "torchvision", "papermill"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

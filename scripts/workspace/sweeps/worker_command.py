@@ -42,7 +42,7 @@ def _work_in_docker(containers: compose.Workspace, *, check: bool, gpu: bool) ->
     """The same in a container, which comes back when the machine does."""
     if gpu:
         gpu_layers.require()
-    containers.build()
+    containers.provide_image()
     failed = containers.compose("run", "--rm", "--no-deps", "worker", *_IN_CONTAINER, "--check")
     if failed or check:
         return failed

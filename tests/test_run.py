@@ -24,6 +24,7 @@ from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
 from workspace.runs import claims, execution, folders, kernels, notebook_parameters
 from workspace.runs.notebook import Notebook
+from workspace.runs.progress import Progress
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_ctrl_c_stops_the_run_lets_its_cell_sweep_up_and_leaves_no_kernel(tmp_pa
     ],
 )
 def test_time_left_is_told_where_the_notebook_says_how_far_it_is(said: str, left: str) -> None:
-    progress = execution.Progress()
+    progress = Progress()
     progress.cell, progress.cells, progress.said = 3, 9, said
     progress.cell_begun -= 30
     assert str(progress).endswith(left or " · 0 s")

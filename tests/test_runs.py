@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -163,8 +162,21 @@ def test_a_run_that_is_removed_can_be_taken_back(several: Path) -> None:
     assert "alone" not in (listed := command(several, "runs", "list").stdout)
     assert "two/x-1" not in listed
     for line in done.stdout.splitlines():
-        subprocess.run(shlex.split(line.partition("takes it back: ")[2]), check=True)
+        taken_back = command(several, "runs", *shlex.split(line.partition("takes it back: ")[2])[1:])
+        assert taken_back.returncode == 0, taken_back.stderr
     assert command(several, "runs", "list").stdout.count("completed") == 3
+
+
+def test_what_was_removed_last_is_taken_back_first_and_over_nothing(several: Path) -> None:
+    refused = command(several, "runs", "restore")
+    assert (refused.returncode, refused.stderr) == (2, f"runs: nothing was removed in {several}/runs\n")
+    assert command(several, "runs", "rm", "alone", "one/x-1", "--yes").returncode == 0
+    assert command(several, "runs", "restore", "two").stderr.startswith("runs: no two was removed; the latest")
+    (several / "runs/one/x-1").mkdir()
+    assert "runs/one/x-1 is there again" in command(several, "runs", "restore", "one/x-1").stderr
+    (several / "runs/one/x-1").rmdir()
+    assert command(several, "runs", "restore").stdout == f"{several}/runs/one/x-1\n"
+    assert command(several, "runs", "restore").stdout == f"{several}/runs/alone\n"
 
 
 def test_a_run_at_work_is_not_removed(several: Path) -> None:

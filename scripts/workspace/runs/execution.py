@@ -23,7 +23,6 @@ from typing import Any, TextIO
 
 import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from workspace.base import places
@@ -32,6 +31,7 @@ from workspace.runs import claims, folders, kernels, notebook_parameters
 from workspace.runs.folders import Record
 from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import OUTPUT_FOLDER
+from workspace.runs.progress import Progress
 
 _OUTPUT_WITHIN_S = 300
 """What a cell printed may arrive so long after its end: some thousand lines a second are read."""
@@ -52,43 +52,6 @@ class Job:
     sweep: str | None = None  # the sweep it belongs to
     cwd: Path | None = None  # where the kernel runs; None: in the notebook's folder, as in the lab
     environment: dict[str, str] = field(default_factory=dict)  # beyond this process's own
-
-
-class Progress:
-    """Where a run is; written by its thread, read by the one that shows it."""
-
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.folder: Path | None = None  # where the run will be found, when it has begun
-        self.cells = 0
-        self.cell = 0
-        self.cell_begun = self.begun
-        self.said = ""
-
-    def begin(self, notebook: NotebookNode) -> None:
-        """The kernel is ready for the first cell."""
-        self.cells = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
-
-    def begin_cell(self) -> None:
-        """The next cell starts."""
-        self.cell += 1
-        self.cell_begun = time.monotonic()
-        self.said = ""
-
-    @property
-    def seconds_in_cell(self) -> float:
-        """Since the cell at work started."""
-        return time.monotonic() - self.cell_begun
-
-    def __str__(self) -> str:
-        """Cell, the last line the notebook printed, time taken; time left where that line tells how far it is."""
-        words = [f"cell {self.cell} of {self.cells}" if self.cell else "starting the kernel"]
-        if self.said:
-            words.append(self.said[:70])
-        words.append(duration(time.monotonic() - self.begun))
-        if share := _share(self.said):
-            words.append(f"about {duration(self.seconds_in_cell * (1 - share) / share)} left in this cell")
-        return " · ".join(words)
 
 
 def execute(job: Job, cancel: threading.Event, progress: Progress | None = None) -> folders.Run:
@@ -145,7 +108,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
 
     def begin_cell(**cell: object) -> None:  # noqa: ARG001
         kernel.busy = True
-        progress.begin_cell()
+        progress.begin_cell(hidden)
 
     def end_cell(**cell: object) -> None:  # noqa: ARG001
         kernel.busy = False
@@ -201,6 +164,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
             return watchdog.verdict or (folders.COMPLETED, None)
         finally:
             kernel.end()
+            (hidden / folders.PROGRESS).unlink(missing_ok=True)
             _add_what_is_missing(log, beside)
             shutil.rmtree(sockets, ignore_errors=True)
 
@@ -218,14 +182,6 @@ class _Log:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _share(said: str) -> float:
-    """How much of the work is done, if `epoch 1.5 of 12`, `step 3/12` or a bar such as `40%|` says so, else 0."""
-    if found := re.search(r"\b(\d+(?:\.\d+)?) ?(?:/|of) ?(\d+(?:\.\d+)?)\b|\b(\d+(?:\.\d+)?)%\|", said):
-        share = float(found[3]) / 100 if found[3] else float(found[1]) / (float(found[2]) or 1)
-        return share if 0 < share <= 1 else 0
-    return 0
 
 
 def _in_words(error: PapermillExecutionError, said: str) -> str:

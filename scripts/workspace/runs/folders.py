@@ -1,7 +1,8 @@
 """Run folders: a run works in a hidden folder and appears under its name only when all that is in it is final.
 
 runs/lesson-20261123-231500/           run.json (written last), metrics.json, lesson.ipynb, log.txt, its own files
-runs/.lesson-20261123-231500.0f3a9c/   the same while it runs, with state.json; a lock on it says that its process lives
+runs/.lesson-20261123-231500.0f3a9c/   the same while it runs, with state.json and
+                                       progress.json; a lock on state.json says that its process lives
 """
 
 import difflib
@@ -29,7 +30,8 @@ TRASH = ".trash"
 REPLACED = "replaced"
 """Where those of a sweep go that are made again: nothing is thrown away."""
 
-RECORD, STATE, LOG, METRICS, CURVES = "run.json", "state.json", "log.txt", "metrics.json", "curves.json"
+RECORD, STATE, PROGRESS, LOG = "run.json", "state.json", "progress.json", "log.txt"
+METRICS, CURVES = "metrics.json", "curves.json"
 
 COMPLETED, FAILED, TIMED_OUT, STOPPED = "completed", "failed", "timed out", "stopped"
 """How a run ended; each stands in its run.json."""
@@ -272,11 +274,9 @@ def put_aside(folder: Path) -> None:
             old.rename(replaced / f"{folder.name}-{secrets.token_hex(3)}")
 
 
-def remove(run: Run) -> Path:
-    """Move a run's folder, or a sweep's, to where it can be taken back from, and return that place."""
-    trash = run.folder.parent / TRASH
-    trash.mkdir(exist_ok=True)
-    return run.folder.rename(trash / f"{run.name}-{secrets.token_hex(3)}")
+def is_at_work(run: Run) -> bool:
+    """Whether a living process makes the run, asked anew."""
+    return Run(run.folder).status == RUNNING
 
 
 def is_held(file: Path) -> bool:

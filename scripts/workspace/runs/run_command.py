@@ -14,9 +14,10 @@ from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine, duration
 from workspace.runs import background, folders, notebook_parameters
 from workspace.runs.notebook import Notebook
+from workspace.runs.progress import Progress
 
 if TYPE_CHECKING:
-    from workspace.runs.execution import Job, Progress
+    from workspace.runs.execution import Job
 
 
 def main(
@@ -94,7 +95,7 @@ def _run(job: "Job", copy: Path | None, begun: Callable[[str], None] | None = No
     """Run `job`, show where it is and say how it ended; `begun` is told how to follow it. The exit code."""
     from workspace.runs import execution
 
-    cancel, progress = threading.Event(), execution.Progress()
+    cancel, progress = threading.Event(), Progress()
     background.cancelled_by(cancel, signal.SIGTERM, signal.SIGHUP)
     interrupted = False
     with ThreadPoolExecutor(1) as pool, StatusLine() as line:
@@ -125,7 +126,7 @@ def _run(job: "Job", copy: Path | None, begun: Callable[[str], None] | None = No
     raise UserError(f"{made.status} after {seconds}: {made.record.error}. Notebook and log.txt: {made.folder}")
 
 
-def _tell(progress: "Progress", begun: Callable[[str], None] | None) -> None:
+def _tell(progress: Progress, begun: Callable[[str], None] | None) -> None:
     if begun and progress.folder:
         name, follow = folders.Run(progress.folder).full_name, places.command("runs")
         begun(f"running as {name}: {follow} tail {name}, {follow} stop {name}")

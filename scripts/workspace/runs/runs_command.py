@@ -1,14 +1,10 @@
 """The command `runs`: what runs there are, what they say, how to end them."""
 
 import json
-import os
 import shlex
-import signal
-import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +13,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
 from workspace.base.terminal import duration
-from workspace.base.waiting import wait_until
 from workspace.host import locate, start
-from workspace.runs import folders, json_files, sweep_record
+from workspace.runs import ending, folders, json_files, sweep_record
 from workspace.runs.sweep_record import SweepRecord
-
-_ENDS_WITHIN_S = 30
 
 
 def list_runs(*, as_json: bool) -> int:
@@ -134,7 +127,7 @@ def tail(run: str | None) -> int:
             if over:
                 break
             time.sleep(0.2)
-            over = not _works(found)
+            over = not folders.is_at_work(found)
     ended = folders.find(str(found.folder.with_name(found.name)))
     cli.say(f"-- {ended.status}{': ' + ended.record.error if ended.record.error else ''}")
     return 0 if ended.status == folders.COMPLETED else 1
@@ -143,16 +136,18 @@ def tail(run: str | None) -> int:
 def remove(runs: list[str], *, yes: bool) -> int:
     """Put runs, or a sweep, where they can be taken back from, if the answer is yes."""
     for name in runs:
-        sweep = sweep_record.find(name)
-        found = folders.Run(sweep) if sweep else folders.find(name)
-        if sweep_record.at_work(sweep) if sweep else found.status == folders.RUNNING:
-            raise UserError(f"{name} is running; {places.command('runs')} stop {name} ends it", cli.BAD_INPUT)
-        called = f"the sweep {found.name} with all its runs" if sweep else f"{found.full_name} ({found.status})"
+        found, called = ending.removable(name)
         if not yes and not _agreed(f"Remove {called}? [y/N] "):
             cli.say("kept")
             continue
-        place = folders.remove(found)
-        cli.say(f"removed; this takes it back: mv {shlex.quote(str(place))} {shlex.quote(str(found.folder))}")
+        ending.remove(found)
+        cli.say(f"removed; this takes it back: {places.command('runs')} restore {shlex.quote(found.full_name)}")
+    return 0
+
+
+def restore(run: str | None) -> int:
+    """Take back a run or a sweep that was removed, the latest of that name."""
+    cli.say(str(ending.take_back(ending.find_removed(run))))
     return 0
 
 
@@ -164,37 +159,8 @@ def _agreed(question: str) -> bool:
 
 def stop(run: str | None) -> int:
     """End one run, or a sweep; what there is of it is kept."""
-    if run and (sweep := sweep_record.find(run)):
-        return _stop_sweep(sweep)
-    found = folders.find(run)
-    if found.status != folders.RUNNING:
-        raise UserError(f"{found.full_name} is not running: {found.status}", cli.BAD_INPUT)
-    if found.record.sweep:
-        raise UserError(
-            f"{found.full_name} belongs to a sweep; {places.command('runs')} stop {found.record.sweep} stops that"
-        )
-    _end(found.full_name, found.record.host, found.record.pid, lambda: not _works(found))
-    cli.say(f"stopped; what there is of it is in {found.folder.with_name(found.name)}")
+    cli.say(ending.stop(run))
     return 0
-
-
-def _stop_sweep(folder: Path) -> int:
-    sweep = SweepRecord.read(folder)
-    if not sweep or not sweep_record.at_work(folder):
-        raise UserError(f"the sweep {folder.name} is not at work", cli.BAD_INPUT)
-    _end(folder.name, sweep.host, sweep.pid, lambda: not sweep_record.at_work(folder))
-    cli.say(f"stopped; what is done is kept in {folder}, and the same command goes on from there")
-    return 0
-
-
-def _end(name: str, host: str, pid: int | None, ended: Callable[[], bool]) -> None:
-    if host != socket.gethostname():
-        raise UserError(f"{name} runs on {host or 'another machine'}; stop it there")
-    if not pid:
-        raise UserError(f"{name} does not say which process makes it")
-    os.kill(pid, signal.SIGTERM)
-    if not wait_until(ended, _ENDS_WITHIN_S):
-        raise UserError(f"{name} does not end; `kill -9 {pid}` ends it at once")
 
 
 def open_run(run: str | None) -> int:
@@ -212,8 +178,12 @@ def open_run(run: str | None) -> int:
     return 0
 
 
-def _works(run: folders.Run) -> bool:
-    return folders.Run(run.folder).status == folders.RUNNING
-
-
-COMMANDS = {"list": list_runs, "show": show, "tail": tail, "stop": stop, "open": open_run, "rm": remove}
+COMMANDS = {
+    "list": list_runs,
+    "show": show,
+    "tail": tail,
+    "stop": stop,
+    "open": open_run,
+    "rm": remove,
+    "restore": restore,
+}

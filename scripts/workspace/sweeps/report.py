@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import tempfile
 import threading
 from dataclasses import replace
@@ -14,7 +13,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine
-from workspace.runs import folders, sweep_record
+from workspace.runs import folders, logs, sweep_record
 from workspace.runs.notebook import Notebook
 from workspace.sweeps import ranking
 from workspace.sweeps.ranking import Entry, Metric, Row
@@ -22,7 +21,7 @@ from workspace.sweeps.ranking import Entry, Metric, Row
 REPORT = "report.html"
 
 NOTEBOOK = Path(__file__).with_name("report.ipynb")
-_LAST_LINES, _LAST_BYTES = 12, 20_000
+_LAST_LINES = 12
 _RENDERED = 200
 """So many executed notebooks are made pages of, the best ones first."""
 
@@ -140,18 +139,8 @@ def _shown_run(folder: Path, row: Row, entry: Entry) -> dict[str, Any]:
         "error": row.error,
         "curves": row.curves,
         "link": os.path.relpath(page if page.exists() else run.notebook, folder),
-        "last_lines": _last_lines(run.folder / folders.LOG) if row.error else "",
+        "last_lines": "\n".join(logs.last_lines(run.folder / folders.LOG, _LAST_LINES)) if row.error else "",
     }
-
-
-def _last_lines(log: Path) -> str:
-    """The end of a log of any size."""
-    if not log.is_file():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LAST_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()[-_LAST_LINES:]
-    return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(lines))
 
 
 def _render(run: folders.Run) -> None:

@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, Container, Lab, NativeServer, free_port
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 REQUIRED = os.environ.get("WORKSPACE_TESTS_REQUIRE", "").split()
 """What must not be missing here (`engine`, `browser`): then a test that lacks it fails where it would be skipped."""
@@ -79,3 +81,28 @@ def fresh(engine: None, checkout: Path) -> Iterator[Container]:  # noqa: ARG001
     workspace = Container(checkout, f"workspace-test-{os.getpid()}-{free_port()}", free_port())
     yield workspace
     workspace.remove()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium: the machine's own, else Playwright's. Not for longer: while it is there, no test can run asyncio's."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
+        try:
+            chromium = playwright.chromium.launch(
+                executable_path=path, args=[*sandbox, "--disable-background-networking"]
+            )
+        except Error as error:
+            missing("browser", f"no Chromium here, and none can be installed: {error}")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield page
+    page.close()

@@ -2,39 +2,15 @@
 
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from conftest import missing
 from labs import REPOSITORY, Container, Lab
 from PIL import Image
-from playwright.sync_api import Browser, Error, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import FilePayload, Page, expect
 from workspace.base.places import LESSON
 
 PICTURE = REPOSITORY / "tests/pictures/lab.png"
 SMALL = {"dataset": "drawn", "epochs": 10.0, "train_images": 2000}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium: the machine's own, else Playwright's."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
-        try:
-            chromium = playwright.chromium.launch(
-                executable_path=path, args=[*sandbox, "--disable-background-networking"]
-            )
-        except Error as error:
-            missing("browser", f"no Chromium here, and none can be installed: {error}")
-        yield chromium
-        chromium.close()
 
 
 def set_parameters(lab: Lab, **values: object) -> None:
@@ -46,13 +22,6 @@ def set_parameters(lab: Lab, **values: object) -> None:
         assert edits == 1, name
     saved = lab.request("PUT", f"/api/contents/{LESSON}", lab.token, json={"type": "notebook", "content": lesson})
     assert saved.status_code == 200
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    yield page
-    page.close()
 
 
 def open_lesson(page: Page, lab: Lab) -> None:

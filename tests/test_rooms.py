@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY
 
-ROOMS = ["base", "lab", "host", "runs", "sweeps", "bench"]
+ROOMS = ["base", "lab", "host", "runs", "sweeps", "panel", "bench"]
 ASIDE = {"cloud": ["base", "lab", "host"]}
 """A room that no other room knows, with those that it knows."""
 SCRIPTS = REPOSITORY / "scripts"

@@ -5,6 +5,7 @@ lab      the server, from its token to its kernels: what runs in the container
 host     starts, stops and saves a workspace, in Docker or natively
 runs     one run of a notebook
 sweeps   many runs, their ranking and their report
+panel    both by clicking, in a notebook's cell
 bench    measures all of it
 cloud    machines in a cloud; imports base, lab and host, and none imports it
 

@@ -24,6 +24,10 @@ class UserError(Exception):
         super().__init__(message)
         self.exit_code = exit_code
 
+    def _render_traceback_(self) -> list[str]:
+        """Show the message alone in a notebook, too."""
+        return [str(self)]
+
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: object) -> None:

@@ -24,6 +24,7 @@ from tornado.web import HTTPError
 
 from workspace.base.files import UNFINISHED, beside, replacing
 
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _LONGEST_NAME = 255
 _LAST_CHUNK = -1
 _UPLOAD_ALIVE_S = 60
@@ -48,6 +49,16 @@ def _told(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise HTTPError(500, f"{what}: {error.strerror}") from error
+
+
+def _keep_stills(model: dict[str, Any]) -> None:
+    """Of a widget that brings a still of itself, only that is saved: without its kernel the widget is an error."""
+    content = model.get("content")
+    cells = content.get("cells") if isinstance(content, dict) else None
+    for cell in cells if isinstance(cells, list) else []:
+        for output in cell.get("outputs") or []:
+            if "text/html" in (data := output.get("data") or {}):
+                data.pop(_WIDGET, None)
 
 
 class AtomicCheckpoints(AsyncFileCheckpoints):
@@ -106,6 +117,7 @@ class AtomicContents(AsyncLargeFileManager):
         """Save a file or one chunk of it; what the lab is told of the file."""
         async with self._lock(path):
             if model.get("chunk") is None:
+                _keep_stills(model)
                 return await super().save(model, path)
             return await self._save_chunk(model, path.strip("/"))
 

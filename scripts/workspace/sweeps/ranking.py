@@ -102,7 +102,7 @@ class Entry:
         """Whether it has a number to be ranked by."""
         return self.mean is not None and math.isfinite(self.mean)
 
-    @property
+    @cached_property
     def spread(self) -> float | None:
         """The values' standard deviation; None where fewer than two numbers tell nothing of it."""
         return statistics.stdev(self.values) if len(self.values) > 1 and self.ranks else None

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 import websocket
+from editors import Editor
 from labs import Container, free_port, wait_until
 from workspace.host import causes, start
 
@@ -153,6 +155,25 @@ def test_websockets_pass_for_the_site_itself_and_for_no_other(site: Site) -> Non
     connect(site, path, f"https://{HOST}:{site.https}", cookie).close()
     with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
         connect(site, path, "https://elsewhere.example", cookie)
+
+
+def test_editor_takes_the_link_as_it_is_and_with_a_wrong_token_gets_nowhere(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest, **more: look_up("127.0.0.1" if host == HOST else host, *rest, **more)
+    )
+    editor, stranger = Editor(site.link), Editor(site.link.replace(site.token, "0" * 64))
+    for each in (editor, stranger):
+        each.find_server()
+    assert editor.kernels() == ["python3"]
+    opened = editor.open_notebook()
+    assert editor.run_cell(opened, "print(6 * 7)") == "42\n"
+    with pytest.raises(requests.HTTPError, match="403"):
+        stranger.open_notebook()
+    with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+        stranger.run_cell(opened, "print(6 * 7)")
 
 
 def test_token_is_in_neither_log_although_both_write_requests(site: Site) -> None:

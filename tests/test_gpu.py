@@ -1,7 +1,9 @@
 """What can be said about GPUs without one: PyTorch and nvidia-smi are told what they would find."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import nbformat
 import pytest
 import torch
 from labs import REPOSITORY
-from lesson import machine, parameters
+from lesson import driver, machine, parameters
 from small import METRICS, PARAMETERS, arguments, environment, notebook
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -65,6 +67,40 @@ def test_no_card_is_nothing_to_talk_about(monkeypatch: pytest.MonkeyPatch, capsy
     pretend(monkeypatch, None)
     assert not machine.gpu_works()
     assert capsys.readouterr().out == ""
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the driver's control device refuse to be opened."""
+    opened = os.open
+
+    def open_(path: object, *flags: int) -> int:
+        if path == Path("/dev/nvidiactl"):
+            raise OSError(number, os.strerror(number))
+        return opened(path, *flags)
+
+    monkeypatch.setattr(os, "open", open_)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EPERM, "the container has lost its GPU.*scripts/stop, then scripts/start --gpu"),
+        (errno.EACCES, "/dev/nvidiactl is closed to uid .*NVreg_DeviceFileMode=0666"),
+    ],
+)
+def test_a_gpu_that_is_here_and_closed_is_told_with_the_cure(
+    number: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, None)
+    refuse(monkeypatch, number)
+    assert not machine.gpu_works()
+    assert re.fullmatch(f"No GPU can be used: {told}.*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENXIO, errno.ENODEV])
+def test_a_driver_that_is_not_there_is_no_lost_gpu(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, number)
+    assert driver.lost() is None
 
 
 def test_the_lesson_names_a_card_too_old_and_computes_on_the_cpu(

@@ -14,6 +14,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import requests
@@ -331,6 +332,25 @@ def test_commands_back_up_and_restore_natively(folders: Path) -> None:
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
     full = run("backup", "/dev/full/x.tar.gz")
     assert (full.returncode, full.stderr.count("\n")) == (1, 1)
+
+
+def test_of_two_backups_to_one_name_the_later_is_refused_and_the_other_is_whole(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKSPACE_WORK", str(folders / "old/work"))
+    write = archive.write
+
+    def write_while_another_does(stream: BinaryIO) -> None:
+        monkeypatch.setattr(archive, "write", write)
+        write(stream)
+        backup_command.backup(folders / "mine.tar.gz", natively=True)
+
+    monkeypatch.setattr(archive, "write", write_while_another_does)
+    with pytest.raises(UserError, match="made by another backup"):
+        backup_command.backup(folders / "mine.tar.gz", natively=True)
+    with (folders / "mine.tar.gz").open("rb") as stream:
+        assert archive.verify(stream).files
+    assert len(list(folders.glob("mine*"))) == 1
 
 
 def test_backup_of_a_workspace_that_is_not_there_makes_nothing(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,15 @@ def test_runs_on_different_images_are_entries_of_their_own_and_their_order_is_sa
     assert len(same.rows) == 2
 
 
+def test_a_folder_whose_images_were_exchanged_makes_no_seed_of_the_runs_before() -> None:
+    before, after = (
+        replace(one, metrics={"accuracy": 0.5, "dataset": "folder", "dataset_digest": digest})
+        for one, digest in zip(seeds(8, 0.8, 0.9), ("1ff3", "77aa"), strict=True)
+    )
+    assert len(ranking.entries([before, after], ACCURACY)) == 2
+    assert len(ranking.entries([before, replace(after, metrics=before.metrics)], ACCURACY)) == 1
+
+
 def test_a_number_that_is_none_ranks_last_and_failures_after_it() -> None:
     mixed = [row("d", None, folders.FAILED), row("b", math.nan), row("a", 0.1), row("c", None), row("e", 0.9)]
     mixed.append(row("bb", math.inf))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def backup(file: Path, *, natively: bool = False) -> None:
     """
     if file.exists():
         raise UserError(f"{file} is there already; name another", cli.BAD_INPUT)
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(f"{file.name}.{secrets.token_hex(3)}.part")
     try:
         # What notebooks print may be private.
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
@@ -37,6 +38,8 @@ def backup(file: Path, *, natively: bool = False) -> None:
             os.fsync(stream.fileno())
         with part.open("rb") as stream:
             held = archive.verify(stream)
+        if file.exists():
+            raise UserError(f"{file} has been made by another backup meanwhile; name another", cli.BAD_INPUT)
         part.replace(file)
     except OSError as error:
         raise UserError(f"{error.filename or file}: {error.strerror}") from error

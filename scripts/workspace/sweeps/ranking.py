@@ -75,7 +75,8 @@ class Row:
     def setting(self) -> str:
         """What it has in common with the runs that differ from it by their seed alone."""
         others = {name: value for name, value in self.parameters.items() if name != SEED}
-        images = self.metrics.get("dataset")  # drawn, where others of the same setting had CIFAR-10
+        # Drawn, where others of the same setting had CIFAR-10; or a folder whose files were others then.
+        images = [self.metrics.get("dataset"), self.metrics.get("dataset_digest")]
         return json.dumps([self.notebook, self.notebook_digest, others, images], sort_keys=True, default=repr)
 
 

@@ -34,6 +34,7 @@ SERVE = "scripts/workspace/lab/serve.py"
 ARCHIVE = "scripts/workspace/lab/archive.py"
 CONTENTS, FILES = "scripts/workspace/lab/contents.py", "scripts/workspace/base/files.py"
 RUNS, RUN = "scripts/workspace/runs/", "tests/test_run.py -k "
+AHEAD = RUN + "started_ahead"
 RANKING, SWEEP = "scripts/workspace/sweeps/ranking.py", "scripts/workspace/sweeps/sweep.py"
 BACKUP, SAVED, BOUNDS = "tests/test_backup.py -k ", "tests/test_contents.py -k ", "tests/test_limits.py -k "
 IN_SERVER, ATTACKS = "tests/test_server.py", "tests/test_hardening.py -k native and "
@@ -220,6 +221,10 @@ MUTANTS = [
         "is not None:",
         "tests/test_sweep.py -k under_nohup",
     ),
+    Mutant("a kernel ahead of its orders", RUNS + "warm.py", '"environment": differing', '"environment": {}', AHEAD),
+    Mutant("a kernel ahead in another folder", RUNS + "warm_kernel.py", "os.chdir(", "str(", AHEAD),
+    Mutant("a kernel ahead that died", RUNS + "warm.py", "self._process.poll() is not None", "False", AHEAD),
+    Mutant("a kernel ahead for ever", RUNS + "warm.py", "self._timer.start()", "pass", AHEAD),
     Mutant("a folder that is claimed", RUNS + "claims.py", "if not record.sweep:", "if False:", RUN + "two_runs_into"),
     Mutant("a cell with widgets", RUNS + "kernels.py", "self.socket.get(zmq.EVENTS)", "pass", RUN + "widgets"),
     Mutant("a cell at its limit", RUNS + "execution.py", "raise CellTimeoutError  #", "pass  #", RUN + "widgets"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sysconfig
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,9 +21,10 @@ import pytest
 from jupyter_client.channels import AsyncZMQSocketChannel
 from labs import wait_until
 from small import METRICS, PARAMETERS, arguments, command, environment, notebook
+from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
-from workspace.runs import claims, execution, folders, kernels, notebook_parameters
+from workspace.runs import claims, execution, folders, kernels, notebook_parameters, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 
@@ -45,7 +47,7 @@ def kernels_in(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").readlink() == folder and b"ipykernel" in (process / "cmdline").read_bytes():
+            if (process / "cwd").readlink() == folder and b"kernel" in (process / "cmdline").read_bytes():
                 found.append(process.name)
         except OSError:
             continue
@@ -575,6 +577,70 @@ def test_a_notebook_with_odd_metadata_runs(tmp_path: Path, metadata: dict | None
 def test_a_magic_that_does_not_exist_fails_with_its_words(tmp_path: Path) -> None:
     done = command(tmp_path, "run", notebook(tmp_path / "a.ipynb", "print('x')", "%nosuch"), "-o", "out")
     assert (done.returncode, "Line magic function `%nosuch` not found. (in cell" in done.stderr) == (1, True)
+
+
+@pytest.fixture
+def run_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], folders.Run]:
+    """Runs a notebook in this process, which has the workspace's kernels, as the commands have."""
+    monkeypatch.setenv("JUPYTER_PATH", str(places.KERNELS))
+
+    def run(file: Path, folder: str) -> folders.Run:
+        job = execution.Job(Notebook.read(file), tmp_path / folder, environment={"OMP_NUM_THREADS": "3"})
+        return execution.execute(job, threading.Event())
+
+    return run
+
+
+WHERE_A_KERNEL_IS = """
+import gc, os, pathlib, signal, sys
+pathlib.Path("started-as").write_bytes(pathlib.Path("/proc/self/cmdline").read_bytes())
+print(sys.argv[0], sys.argv[3:], sys.path, sys.flags, os.getcwd(), __name__, gc.isenabled(), sep="\\n")
+print(os.getsid(0) == os.getpid(), os.getppid(), os.read(0, 1), signal.getsignal(signal.SIGINT))
+print(sorted(os.environ.items()))
+"""
+
+
+def test_a_kernel_that_was_started_ahead_is_like_every_other(
+    tmp_path: Path, run_in_process: Callable[[Path, str], folders.Run]
+) -> None:
+    asking = notebook(tmp_path / "a.ipynb", WHERE_A_KERNEL_IS)
+    told = []
+    for ahead in (False, True):
+        if ahead:
+            warm.prepare("python3")
+        made = run_in_process(asking, f"out-{ahead}")
+        assert made.status == folders.COMPLETED, made.record.error
+        told.append((made.folder / folders.LOG).read_text())
+        assert (b"warm_kernel" in (tmp_path / "started-as").read_bytes()) == ahead
+    assert told[0] == told[1]
+
+
+def test_a_kernel_started_ahead_that_died_or_waited_too_long_is_not_missed(
+    good: Path, run_in_process: Callable[[Path, str], folders.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm.prepare("another kernel")
+    with monkeypatch.context() as relative:
+        relative.setenv("PYTHONPATH", "modules")
+        warm.prepare("python3")
+    assert not warm._spares
+    warm.prepare("python3")
+    warm._spares[0]._process.kill()
+    warm._spares[0]._process.wait()
+    assert run_in_process(good, "out").status == folders.COMPLETED
+    monkeypatch.setattr(warm, "_WAITS_S", 0)
+    warm.prepare("python3")
+    wait_until(lambda: not warm._spares)
+
+
+@pytest.mark.timeout(120)
+def test_a_pipe_in_place_of_a_runs_own_notebook_holds_nothing_up(
+    tmp_path: Path, run_in_process: Callable[[Path, str], folders.Run]
+) -> None:
+    replaces = (
+        "import os\nplace = output_folder + '/a.ipynb'\nos.path.exists(place) and os.remove(place)\nos.mkfifo(place)"
+    )
+    made = run_in_process(notebook(tmp_path / "a.ipynb", replaces, METRICS), "out")
+    assert (made.status, made.notebook.is_file()) == (folders.COMPLETED, True)
 
 
 def test_what_a_child_process_prints_is_logged_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from workspace.base.cli import UserError
 
 
 def cancelled_by(cancel: threading.Event, *signals: signal.Signals) -> None:
-    """Set `cancel` at each of the signals, but for those that are ignored already, as nohup has SIGHUP ignored."""
+    """Set `cancel` at each of the signals, and nothing else; those stay ignored that are, as SIGHUP under nohup."""
     for number in signals:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda *_: cancel.set())

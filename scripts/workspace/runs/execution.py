@@ -112,6 +112,8 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
 
     def end_cell(**cell: object) -> None:  # noqa: ARG001
         kernel.busy = False
+        if not executed.is_file():
+            executed.unlink(missing_ok=True)  # a pipe that the notebook put there: who writes to it waits for ever
         if job.cell_timeout_s and progress.seconds_in_cell >= job.cell_timeout_s:
             raise CellTimeoutError  # its end was noticed too late, but no run in which a limit was hit has completed
 
@@ -136,7 +138,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 stdout_file=_Log(log, progress),
                 stderr_file=_Log(log, progress),
                 resources={"metadata": {"path": str(job.cwd or job.notebook.path.parent)}},
-                kernel_manager_class=kernels.manager(sockets, job.environment, beside, kernel),
+                kernel_manager_class=kernels.manager(sockets, job.environment, beside, kernel, another=bool(job.sweep)),
                 on_notebook_start=progress.begin,
                 on_cell_execute=begin_cell,
                 on_cell_executed=end_cell,

@@ -19,7 +19,9 @@ from typing import Any, TextIO
 import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from lesson.parameters import Computed
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
@@ -29,7 +31,7 @@ from papermill.log import logger
 from papermill.translators import PythonTranslator, papermill_translators
 
 from workspace.lab import deaths
-from workspace.runs import folders, json_files
+from workspace.runs import folders, json_files, warm
 
 ENGINE = LANGUAGE = "workspace"
 
@@ -44,9 +46,6 @@ _FINALLY_S = {folders.STOPPED: 5, folders.TIMED_OUT: 0.6}
 
 _ENDS_WITHIN_S = 5
 """What a kernel that is asked to end gets for what it does at its exit."""
-
-_HEADLESS = Path(__file__).parent / "headless"
-"""What kernels that nobody watches do without."""
 
 
 class Kernel:
@@ -123,11 +122,13 @@ class Watchdog:
                 return
 
 
-def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: Kernel) -> type[AsyncKernelManager]:
+def manager(
+    sockets: Path, environment: dict[str, str], beside: TextIO, kernel: Kernel, *, another: bool
+) -> type[AsyncKernelManager]:
     """Kernels that listen on files in `sockets`: TCP ports are raced for by kernels that start at the same time.
 
     What they print arrives as output. What they say before and after their life as kernels goes to `beside`; there
-    ipykernel repeats what their child processes print.
+    ipykernel repeats what their child processes print. `another`: one more will probably be needed after this one.
     """
 
     class Manager(AsyncKernelManager):
@@ -139,12 +140,13 @@ def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: 
             self.ip = str(sockets / "socket")
 
         async def start_kernel(self, *, extra_arguments: Iterable[str] = (), **options: object) -> None:
-            inherited = {name: value for name, value in os.environ.items() if name != "JPY_SESSION_NAME"}
-            inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_HEADLESS), os.environ.get("PYTHONPATH")]))
-            options |= {"env": inherited | environment, "stdout": beside, "stderr": beside}
+            self.provisioner = _Provisioner(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
+            options |= {"env": warm.environment() | environment, "stdout": beside, "stderr": beside}
             extra = [*extra_arguments, *([_WAITS_TO_BE_READ] if self.ipykernel else [])]
             await super().start_kernel(extra_arguments=extra, **options)
             kernel.started(self.provisioner.process)
+            if another:
+                warm.prepare(self.kernel_name)
 
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # noqa: ARG002
             # The stock method interrupts a kernel first, at work or not: one between two cells complains of that.
@@ -162,6 +164,17 @@ def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: 
             await self.cleanup_resources()
 
     return Manager
+
+
+class _Provisioner(LocalProvisioner):
+    """Takes a process that has started already, where there is one."""
+
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:  # noqa: ANN401
+        process = warm.take(cmd, options["env"], options["cwd"], options["stdout"])
+        if process is None:
+            return await super().launch_kernel(cmd, **options)
+        self.process, self.pid, self.pgid, self.cwd = process, process.pid, process.pid, Path(options["cwd"])
+        return self.connection_info
 
 
 class _Shell(AsyncZMQSocketChannel):

@@ -4,7 +4,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine, duration
-from workspace.runs import background, folders, notebook_parameters
+from workspace.runs import background, folders, notebook_parameters, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 
@@ -57,8 +57,11 @@ def main(
     if copy:
         _require_place_for_copy(copy, source)
     folder = folders.place(output, notebook.stem)
-    source.require_kernel(kernel)
-    from workspace.runs import execution  # it imports papermill: bad input need not wait for that
+    if not dry_run and not in_background:  # there the process would be another's
+        warm.prepare(kernel or source.kernel)
+    with cli.importing():
+        source.require_kernel(kernel)
+        from workspace.runs import execution  # it imports papermill: bad input need not wait for that
 
     job = execution.Job(
         notebook=source,
@@ -95,18 +98,16 @@ def _run(job: "Job", copy: Path | None, begun: Callable[[str], None] | None = No
     """Run `job`, show where it is and say how it ended; `begun` is told how to follow it. The exit code."""
     from workspace.runs import execution
 
-    cancel, progress = threading.Event(), Progress()
+    cancel, interrupted, progress = threading.Event(), threading.Event(), Progress()
     background.cancelled_by(cancel, signal.SIGTERM, signal.SIGHUP)
-    interrupted = False
+    background.cancelled_by(interrupted, signal.SIGINT)
     with ThreadPoolExecutor(1) as pool, StatusLine() as line:
         future = pool.submit(execution.execute, job, cancel, progress)
         while not future.done():
-            try:
-                _tell(progress, begun)
-                line.show(f"{job.notebook.name} · {progress}")
-                threading.Event().wait(0.1)
-            except KeyboardInterrupt:
-                interrupted = True
+            _tell(progress, begun)
+            line.show(f"{job.notebook.name} · {progress}")
+            wait([future], timeout=0.1)
+            if interrupted.is_set():
                 cancel.set()
     made = future.result()
     _tell(progress, begun)
@@ -120,7 +121,7 @@ def _run(job: "Job", copy: Path | None, begun: Callable[[str], None] | None = No
         told = " ".join(filter(None, [result, made.caveat]))
         cli.say(f"completed in {seconds}{': ' if told else ''}{told}\n{made.folder}")
         return 0
-    if interrupted:
+    if interrupted.is_set():
         cli.say(f"stopped; what there is of it is in {made.folder}")
         return 130
     raise UserError(f"{made.status} after {seconds}: {made.record.error}. Notebook and log.txt: {made.folder}")

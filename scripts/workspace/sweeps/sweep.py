@@ -16,7 +16,7 @@ from pathlib import Path
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
-from workspace.runs import background, folders, notebook_parameters
+from workspace.runs import background, folders, notebook_parameters, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.sweep_record import SweepRecord, claimed
 from workspace.sweeps import axes as axes_
@@ -172,7 +172,9 @@ class Sweep:
             (begun or cli.say)(f"all {plan.total:,} runs are done\n{page}")
             ranked_so = before and (before.metric, before.mode) == (self._metric.name, self._metric.mode)
             return 0 if ranked_so and page.exists() else self.report(plan)
-        from workspace.sweeps.execution import Execution  # papermill, Dask: a sweep with nothing to do is quick
+        warm.prepare(self._notebook.kernel)
+        with cli.importing():
+            from workspace.sweeps.execution import Execution  # papermill, Dask: a sweep with nothing to do is quick
 
         progress = Progress(self._metric, plan.varied, plan.total)
         progress.begin(done, [row for row in there if row.status == folders.COMPLETED])

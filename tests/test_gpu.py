@@ -1,8 +1,11 @@
 """What can be said about GPUs without one: PyTorch and nvidia-smi are told what they would find."""
 
+import errno
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +13,10 @@ import nbformat
 import pytest
 import torch
 from labs import REPOSITORY
-from lesson import machine, parameters
+from lesson import driver, machine, parameters
 from small import METRICS, PARAMETERS, arguments, environment, notebook
+from workspace.base.verdicts import State
+from workspace.host import causes, gpu
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 LESSON = nbformat.read(REPOSITORY / "notebooks/first_pytorch_classifier.ipynb", as_version=4)
@@ -67,6 +72,46 @@ def test_no_card_is_nothing_to_talk_about(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out == ""
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the driver's control device refuse to be opened."""
+    opened = os.open
+
+    def open_(path: object, *flags: int) -> int:
+        if path == Path("/dev/nvidiactl"):
+            raise OSError(number, os.strerror(number))
+        return opened(path, *flags)
+
+    monkeypatch.setattr(os, "open", open_)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EPERM, "the container has lost its GPU.*scripts/stop, then scripts/start --gpu"),
+        (errno.EACCES, "/dev/nvidiactl is closed to uid .*NVreg_DeviceFileMode=0666"),
+    ],
+)
+def test_a_gpu_that_is_here_and_closed_is_told_with_the_cure(
+    number: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, None)
+    refuse(monkeypatch, number)
+    assert not machine.gpu_works()
+    assert re.fullmatch(f"No GPU can be used: {told}.*\n", capsys.readouterr().out)
+
+
+def test_the_doctor_names_a_lost_gpu_before_it_asks_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, errno.EPERM)
+    found = gpu.in_pytorch(Path(sys.executable))
+    assert (found.state, found.kind, found.text) == (State.BROKEN, causes.Kind.GPU_LOST, driver.LOST)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENXIO, errno.ENODEV])
+def test_a_driver_that_is_not_there_is_no_lost_gpu(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, number)
+    assert driver.lost() is None
+
+
 def test_the_lesson_names_a_card_too_old_and_computes_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +147,7 @@ def test_the_lesson_copies_positions_to_the_device_once_a_pass_not_once_a_step()
 def test_the_lesson_compares_whole_digits_with_half_of_them() -> None:
     names = {"torch": torch, "nn": torch.nn, "machine": machine, "learn_images": torch.randint(256, (8, 16, 16, 3))}
     names |= {"learn_labels": torch.arange(8) % 2, "data": SimpleNamespace(classes=["a", "b"]), "learning_rate": 0.1}
-    names["available"] = {"cuda": False, "mps": False}
+    names |= {"available": {"cuda": False, "mps": False}, "device": "cuda"}
     for cell in ("normalise", "augment", "network", "optimizer", "train", "gpu"):
         exec(CELLS[cell], names)  # noqa: S102  (our own notebook)
     loss, digits = names["loss_function"], []

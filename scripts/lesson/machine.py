@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from lesson import driver
+
 # Threads that wait for work keep their CPU busy for a while, in case more comes. The default while is so long that
 # training gets four times slower as soon as another program wants a CPU.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -102,6 +104,8 @@ def gpu_works() -> bool:
     import torch
 
     if not torch.cuda.is_available():
+        if why := driver.lost():
+            print(f"No GPU can be used: {why}.")
         return False
     mine = torch.cuda.get_device_capability()
     names = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]

@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lesson import driver
+
 from workspace.lab import access
 
 _MAKE_A_BASE_IMAGE = (
@@ -111,9 +113,7 @@ _CAUSES = (  # the first that matches counts
     Cause(
         Kind.GPU_LOST,
         r"Failed to initialize NVML: Unknown Error",
-        "the container has lost its GPU, as after `systemctl daemon-reload` on the host: scripts/stop, then "
-        'scripts/start --gpu. For good: the engine set to CDI, or to "exec-opts": ["native.cgroupdriver=cgroupfs"] in '
-        "/etc/docker/daemon.json",
+        driver.LOST,
     ),
     Cause(
         Kind.GPU_DRIVER_CHANGED,

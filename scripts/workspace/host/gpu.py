@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from lesson.driver import lost
+
 from workspace.base import places, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
@@ -103,6 +105,8 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
     """Whether PyTorch computes on the GPU, in the Python of this lab."""
     if not python.exists():
         return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+    if closed := lost(root / "dev/nvidiactl"):
+        return verdicts.broken(Kind.GPU_LOST, closed)
     asked = _run(str(python), "-P", "-c", _ASK_PYTORCH, PYTHONPATH=str(places.REPOSITORY / "scripts"))
     if asked.returncode:
         said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
@@ -138,12 +142,6 @@ def require() -> None:
         if (first := driver()).state is State.BROKEN:
             raise UserError(first.text)
     raise UserError(tried.text)
-
-
-def lost() -> str | None:
-    """A line for a GPU that this container had and has no more; None where nothing says so."""
-    said = _smi()
-    return causes.line(Kind.GPU_LOST) if causes.kind(said) is Kind.GPU_LOST else None
 
 
 def _smi() -> str:

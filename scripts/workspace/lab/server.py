@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from jupyter_client.ioloop import AsyncIOLoopKernelRestarter
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+from lesson import driver
 from tornado.log import LogFormatter
 
 from workspace.lab import deaths
@@ -45,16 +46,22 @@ class TellingRestarter(AsyncIOLoopKernelRestarter):
 
 
 class TellingConnection(ZMQChannelsWebsocketConnection):
-    """Writes why the kernel died below the cell that was running."""
+    """Writes below the cell that runs why the kernel died, and that the container has lost its GPU."""
 
     _running_cell: Any = None
+    _told_of_gpu: str | None = None
 
     def handle_outgoing_message(self, stream: str, outgoing_msg: list[Any]) -> None:
         """Pass a kernel's message on, and remember which cell runs."""
         _, (_, header, parent, *_) = self.session.feed_identities(outgoing_msg)
-        if b'"execute_input"' in bytes(header):
+        begins = b'"execute_input"' in bytes(header)
+        if begins:
             self._running_cell = bytes(parent)
         super().handle_outgoing_message(stream, outgoing_msg)
+        if begins and (lost := driver.lost()) != self._told_of_gpu:
+            self._told_of_gpu = lost
+            if lost:
+                self.write_stderr(f"workspace: {lost}.", self.session.unpack(self._running_cell))
 
     def on_kernel_restarted(self) -> None:
         """Say why before the lab is told that a new kernel starts, and forgets which cell ran."""

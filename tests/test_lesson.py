@@ -340,7 +340,7 @@ def test_each_section_has_something_to_predict_with_its_answer() -> None:
 
 
 def test_exercises_are_commands_as_they_work_in_the_lab() -> None:
-    text = nbformat.read(LESSON, as_version=4).cells[-1].source
+    text = next(cell.source for cell in nbformat.read(LESSON, as_version=4).cells if "### Exercises" in cell.source)
     exercises = re.findall(r"(?m)^\d\. .*`(.*)`$", text)
     assert len(exercises) == 6
     assert [line for line in exercises if not line.startswith(f"run {LESSON.name} -p ")] == []

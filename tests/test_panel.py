@@ -356,7 +356,7 @@ def test_a_still_is_a_table_that_runs_nothing(work: Path, good: Notebook) -> Non
     assert "<script>" not in shown["text/html"]
     assert html.escape("<script>8") in shown["text/html"]
     assert "and 1 more" in shown["text/html"]
-    assert "Rerun good.ipynb with other settings (9 ended" in shown["text/plain"]
+    assert "Rerun good.ipynb with other settings (9 runs had ended" in shown["text/plain"]
     assert "no run yet" in still.of(Watch(), None, "accuracy")["text/plain"]
 
 

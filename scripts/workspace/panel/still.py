@@ -16,11 +16,11 @@ _CELL = "padding: .25em .9em .25em 0; text-align: left; vertical-align: top"
 def of(watch: Watch, notebook: Notebook | None, metric: str) -> dict[str, Any]:
     """The latest runs, as a page and as text."""
     latest = sorted(watch.ended.values(), key=lambda one: (one.record.started, one.run), reverse=True)
-    what = f"Rerun {notebook.name} with other settings" if notebook else "The runs"
+    what = f"Rerun {notebook.name if notebook else 'this notebook'} with other settings"
     under_way = f", {len(watch.under_way)} under way" if watch.under_way else ""
-    how_many = f"{len(latest)} ended{under_way}" if latest or under_way else "no run yet"
     when = f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"
-    hint = "Run this cell to use it."
+    how_many = f"{len(latest)} runs had ended{under_way} on {when}" if latest or under_way else "no run yet"
+    title, hint = f"{what} ({how_many}).", "Run this cell to use it."
     rows = []
     for one in latest[:_ROWS]:
         value = one.row.numbers.get(metric)
@@ -32,10 +32,9 @@ def of(watch: Watch, notebook: Notebook | None, metric: str) -> dict[str, Any]:
     cells = "".join(f"<tr>{_cells('td', row)}</tr>" for row in rows)
     table = f"<table><tr>{_cells('th', heads)}</tr>{cells}</table>" if rows else ""
     more = f"<p>and {len(latest) - _ROWS} more</p>" if len(latest) > _ROWS else ""
-    title = f"<p><b>{html.escape(what)}</b> ({how_many} on {when}). {hint}</p>"
     return {
-        "text/html": f"<div>{title}{table}{more}</div>",
-        "text/plain": "\n".join([f"{what} ({how_many} on {when}). {hint}", *lines]),
+        "text/html": f"<div><p><b>{html.escape(title)}</b> {hint}</p>{table}{more}</div>",
+        "text/plain": "\n".join([f"{title} {hint}", *lines]),
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -73,6 +74,10 @@ c.ServerApp.cookie_secret = hashlib.sha256(b"login cookie:" + TOKEN.encode()).di
 c.IdentityProvider.cookie_options = {"SameSite": "Lax"}
 if settings.get("WORKSPACE_TLS"):  # behind docker/tls.yml, where nobody but Caddy reaches the port
     c.ServerApp.trust_xheaders = True
+    c.IdentityProvider.secure_cookie = True
+if public := access.codespace():
+    # GitHub's proxy writes another Origin or another Host than the browser did; which of them, nobody promises.
+    c.ServerApp.allow_origin_pat = rf"^https?://(localhost:{access.DEFAULT_PORT}|{re.escape(public)})$"
     c.IdentityProvider.secure_cookie = True
 c.ServerApp.allow_unauthenticated_access = False
 # Said of each extension's socket that does not ask for the token itself. With the line above the server asks for all.

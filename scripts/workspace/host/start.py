@@ -13,8 +13,6 @@ from workspace.host.address import EVERYWHERE
 from workspace.host.compose import Workspace
 from workspace.lab import access, seed
 
-DEFAULT_PORT = 8888
-
 _NOBODYS_TOP_LEVEL = {"example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
 
 
@@ -73,7 +71,7 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
     if options.tls:
         raise UserError("TLS needs Docker, where Caddy does it; without: an SSH tunnel", cli.BAD_INPUT)
     bind = options.bind or settings.get("WORKSPACE_BIND") or EVERYWHERE
-    port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(DEFAULT_PORT))
+    port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(access.DEFAULT_PORT))
     server = native.start(bind, port, address.host_name(bind, options.public_host))
     locate.remember(locate.NATIVE)
     _warn_if_public(bind, port)
@@ -113,8 +111,10 @@ def link(default_host: str | None = None) -> str:
     Raises UserError if none runs.
     """
     if places.IN_IMAGE:
+        if public := access.codespace():
+            return access.link(public, access.HTTPS_PORT, access.token_in_use(), tls=True)
         host = settings.get("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
-        port, tls = int(settings.get("WORKSPACE_PORT") or DEFAULT_PORT), bool(settings.get("WORKSPACE_TLS"))
+        port, tls = int(settings.get("WORKSPACE_PORT") or access.DEFAULT_PORT), bool(settings.get("WORKSPACE_TLS"))
         if places.PLAIN_CONTAINER:
             print(f"In place of {port} goes the port that -p published.", file=sys.stderr)
         return access.link(host, port, access.token_in_use(), tls=tls)

@@ -17,6 +17,7 @@ from workspace.base.files import replacing
 REFUSED = 78
 """Exit code of a server that will not start as it is configured (EX_CONFIG)."""
 
+DEFAULT_PORT = 8888
 HTTPS_PORT = 443
 
 NO_SUCH_ADDRESS = "this machine has no such address to listen on; `hostname -I` lists those it has, 0.0.0.0 means all"
@@ -140,6 +141,14 @@ def link(host: str, port: int, token: str, *, tls: bool = False) -> str:
     """The address to open in a browser. `/` leads on to the lesson."""
     address = host if tls and port == HTTPS_PORT else f"{host}:{port}"
     return f"{'https' if tls else 'http'}://{address}/?token={token}"
+
+
+def codespace() -> str | None:
+    """The name by which a browser finds the lab, over https, in GitHub Codespaces; None elsewhere."""
+    name, domain = settings.get("CODESPACE_NAME"), settings.get("GITHUB_CODESPACES_PORT_FORWARDING_DOMAIN")
+    return (
+        f"{name}-{DEFAULT_PORT}.{domain}".lower() if settings.get("CODESPACES") == "true" and name and domain else None
+    )
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Pat
     with replacing(file) as new, new.open("w", newline="") as text:
         table = csv.writer(text)
         heads = ["rank", "run", "status", metric.name, *spread, *names, "seconds", *numbers, *caveat, "error"]
-        table.writerow(map(_harmless, heads))
+        table.writerow(map(harmless, heads))
         for rank, entry in enumerate(ordered, start=1):
             seeds = " ".join(str(row.parameters.get(SEED, "")) for row in entry.rows)
             values = [rank, entry.name, entry.status, _short(entry.mean) if entry.values[1:] else entry.mean]
@@ -263,11 +263,11 @@ def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Pat
             values += [entry.seconds, *(entry.numbers.get(name) for name in numbers)]
             values += [entry.caveat] if caveat else []
             error = next((row.error for row in entry.rows if row.error), None)
-            table.writerow(map(_harmless, [*values, error]))
+            table.writerow(map(harmless, [*values, error]))
     return file
 
 
-def _harmless(cell: object) -> object:
+def harmless(cell: object) -> object:
     """`cell` as a spreadsheet shows it, where text that begins like a formula would be one."""
     if cell is None:
         return ""

@@ -41,7 +41,7 @@ _PACKAGES = {
 
 _GB_NEEDED = {False: 8, True: 25}  # without and with CUDA: the image, and as much again while it is built
 _APT_WAITS_S = 600
-_LEAST_IDLE_MIN = 20
+LEAST_IDLE_MIN = 20
 
 _METADATA_UNIT = """\
 [Unit]
@@ -110,9 +110,9 @@ def make(options: list[str], idle_min: int) -> None:
     """
     if os.getuid() != 0:
         raise UserError("only root can install an engine: put sudo in front", cli.BAD_INPUT)
-    if idle_min and idle_min < _LEAST_IDLE_MIN:
+    if idle_min and idle_min < LEAST_IDLE_MIN:
         raise UserError(
-            f"--idle {idle_min}: at least {_LEAST_IDLE_MIN} minutes, or a start would not end", cli.BAD_INPUT
+            f"--idle {idle_min}: at least {LEAST_IDLE_MIN} minutes, or a start would not end", cli.BAD_INPUT
         )
     with locked(Path("/run/pytorch-workspace.lock"), "Another bootstrap-vm is at work here; waiting for it ..."):
         gpu = _has_gpu()

@@ -126,6 +126,7 @@ class History:
     without_network: subprocess.CompletedProcess[str]
     without_room: subprocess.CompletedProcess[str]
     locked: str
+    refused: subprocess.CompletedProcess[str]
     last: str
 
 
@@ -166,10 +167,11 @@ def history(machine: Machine) -> History:
         if step == "engine":
             wait_until(lambda process=process: process.poll() is not None or is_installing(machine))
         cut_off(machine, process)
+    refused = machine.run("python3", "/opt/pytorch-workspace/scripts/bootstrap-vm", "--port", "99999")
     process = begin(machine, script)
     last, _ = process.communicate(timeout=600)
     assert process.returncode == 0, last
-    return History(without_network, without_room, locked, last)
+    return History(without_network, without_room, locked, refused, last)
 
 
 def is_installing(machine: Machine) -> bool:
@@ -226,6 +228,11 @@ def test_machine_without_room_is_told(history: History) -> None:
 
 def test_busy_apt_is_waited_for_and_said(history: History) -> None:
     assert "apt is busy, as with the unattended upgrades of a fresh machine; waiting for it" in history.locked
+
+
+def test_workspace_that_does_not_start_is_told_with_its_own_reason(history: History) -> None:
+    assert history.refused.returncode == 1
+    assert history.refused.stderr == "bootstrap-vm: --port 99999 is not a port; use 1 to 65535\n"
 
 
 def test_what_was_cut_off_at_every_step_ends_with_the_lab_answering(history: History, machine: Machine) -> None:

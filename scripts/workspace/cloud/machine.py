@@ -75,6 +75,7 @@ ExecStart={python} {scripts}/start {options}
 ExecStop=-{python} {scripts}/stop
 # Where the link, with its token, is printed.
 StandardOutput=null
+StandardError=journal
 
 [Install]
 WantedBy=multi-user.target

@@ -13,6 +13,7 @@ import requests
 from labs import Lab, NativeServer
 from tornado.web import HTTPError
 from workspace.base.files import UNFINISHED, remove_unfinished
+from workspace.base.places import LESSON
 from workspace.lab import contents
 
 LONGEST = "n" * (255 - len(".ipynb")) + ".ipynb"
@@ -58,6 +59,23 @@ def in_order(*calls: Callable) -> list[object]:
         return answers
 
     return asyncio.run(all_at_once())
+
+
+def test_the_lesson_to_which_the_link_leads_comes_back_where_it_was_renamed(
+    manager: contents.AtomicContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORK", "STATE"):
+        monkeypatch.setenv(f"WORKSPACE_{name}", str(tmp_path))
+
+    async def rename_and_open() -> str:
+        await manager.save(notebook("mine"), LESSON)
+        await manager.rename_file(LESSON, "mine.ipynb")
+        with pytest.raises(HTTPError):
+            await manager.get("another.ipynb")
+        return (await manager.get(path=LESSON))["content"]["cells"][0]["source"]
+
+    assert asyncio.run(rename_and_open()).startswith("# Your first image classifier")
+    assert "mine" in (tmp_path / "mine.ipynb").read_text()
 
 
 def test_saves_of_one_file_at_once_all_succeed_and_the_last_acknowledged_is_there(

@@ -262,7 +262,7 @@ def looked(images: NDArray[np.uint8], drops: NDArray[np.float32], captions: Sequ
 def upload(use: Callable[[io.BytesIO], None]) -> None:
     """A button that takes pictures from the reader's computer and calls `use` on each, below the button."""
     button = ipywidgets.FileUpload(
-        accept="image/*", multiple=True, description=_("Choose a picture"), layout={"width": "fit-content"}
+        accept="image/*", multiple=True, description=_("Choose a picture, up to 60 MB"), layout={"width": "fit-content"}
     )
     below = ipywidgets.Output()
 

@@ -134,6 +134,14 @@ def _environment() -> dict[str, str]:
     }
 
 
+def reset_lesson() -> list[str]:
+    """Put the delivered lesson beside the user's; the names of the files written."""
+    done = subprocess.run([venv.PYTHON, "-m", "workspace.lab.seed"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"the lesson could not be put back: {serve.last_words(done.stderr)}")
+    return done.stdout.splitlines()
+
+
 def stop(server: Server) -> None:
     """End the server and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
     os.kill(server.pid, signal.SIGTERM)

@@ -11,7 +11,7 @@ from workspace.base.files import locked
 from workspace.host import address, compose, engine, gpu, locate, machine, native
 from workspace.host.address import EVERYWHERE
 from workspace.host.compose import Workspace
-from workspace.lab import access, seed
+from workspace.lab import access
 
 _NOBODYS_TOP_LEVEL = {"example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
 
@@ -216,7 +216,7 @@ def _warn_if_public(bind: str, port: int) -> None:
 
 def _finish_native(server: native.Server, *, reset_lesson: bool) -> str:
     if reset_lesson:
-        _tell_put_back([path.name for path in seed.put_back()])
+        _tell_put_back(native.reset_lesson())
     return server.link()
 
 

@@ -23,6 +23,8 @@ from jupyterlab_server import settings_handler, workspaces_handler
 from tornado.web import HTTPError
 
 from workspace.base.files import UNFINISHED, beside, replacing
+from workspace.base.places import LESSON
+from workspace.lab import seed
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _LONGEST_NAME = 255
@@ -112,6 +114,12 @@ class AtomicContents(AsyncLargeFileManager):
 
     def _place(self, path: str) -> str:
         return os.path.realpath(self._get_os_path(path.strip("/")))
+
+    async def get(self, path: str, *arguments: Any, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        """What the lab is told of a file. The lesson, which the link opens, comes back where it was renamed."""
+        if path.strip("/") == LESSON and not await self.file_exists(path):
+            await run_sync(seed.seed)
+        return await super().get(path, *arguments, **options)
 
     async def save(self, model: dict[str, Any], path: str = "") -> dict[str, Any]:
         """Save a file or one chunk of it; what the lab is told of the file."""

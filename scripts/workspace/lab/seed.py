@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 from workspace.base import places
@@ -18,17 +17,19 @@ def seed() -> list[str]:
     record = places.state() / "seeded.json"
     seeded: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
     kept = []
-    for pristine in _delivered():
-        copy = places.work() / pristine.name
-        digest = _digest(pristine)
-        if copy.exists() and _digest(copy) not in (digest, seeded.get(pristine.name)):
-            if digest != seeded.get(pristine.name):
-                kept.append(f"{copy.name} was edited and is left as it is; a newer one has come with this release")
+    delivered = _delivered()
+    for name, content in delivered.items():
+        copy = places.work() / name
+        digest = _digest(content)
+        there = _digest(copy.read_bytes()) if copy.exists() else None
+        if there not in (None, digest, seeded.get(name)):
+            if digest != seeded.get(name):
+                kept.append(f"{name} was edited and is left as it is; a newer one has come with this release")
             continue
-        if not copy.exists() or _digest(copy) != digest:
-            _copy(pristine, copy)
-        seeded[pristine.name] = digest
-    if left := _left_over(seeded):
+        if there != digest:
+            _write(content, copy)
+        seeded[name] = digest
+    if left := _left_over(seeded, delivered):
         kept.append(
             f"{', '.join(left)} came with an older release, and the notebooks of this one do without: delete what no "
             "notebook of yours imports"
@@ -38,39 +39,43 @@ def seed() -> list[str]:
     return kept
 
 
-def _left_over(seeded: dict[str, str]) -> list[str]:
+def _left_over(seeded: dict[str, str], delivered: dict[str, bytes]) -> list[str]:
     """Take from `seeded` what is delivered no more, and return those that still lie in the work folder."""
-    gone = seeded.keys() - {pristine.name for pristine in _delivered()}
+    gone = seeded.keys() - delivered.keys()
     return sorted(name for name in gone if seeded.pop(name) and (places.work() / name).exists())
 
 
 def put_back() -> list[Path]:
     """Put the delivered lesson beside the user's own and return what was written; nothing is overwritten."""
     written = []
-    for pristine in _delivered():
-        copy = places.work() / pristine.name
-        if copy.exists() and _digest(copy) == _digest(pristine):
+    for name, content in _delivered().items():
+        copy = pristine = places.work() / name
+        if copy.exists() and copy.read_bytes() == content:
             continue
         number = 0
         while copy.exists():
             number += 1
-            copy = places.work() / f"{pristine.stem}.original{number if number > 1 else ''}{pristine.suffix}"
-        _copy(pristine, copy)
+            copy = pristine.with_stem(f"{pristine.stem}.original{number if number > 1 else ''}")
+        _write(content, copy)
         written.append(copy)
     return written
 
 
-def _delivered() -> list[Path]:
-    return sorted(path for path in places.DELIVERED.iterdir() if path.suffix in {".ipynb", ".py"})
+def _delivered() -> dict[str, bytes]:
+    """What is delivered, in the user's language: each file's name and content."""
+    from workspace.lab import translation  # needs packages, which the machine's own Python has not
+
+    files = sorted(path for path in places.DELIVERED.iterdir() if path.suffix in {".ipynb", ".py"})
+    return {file.name: translation.content(file, translation.language()) for file in files}
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _copy(pristine: Path, copy: Path) -> None:
+def _write(content: bytes, copy: Path) -> None:
     with replacing(copy) as new:
-        shutil.copyfile(pristine, new)
+        new.write_bytes(content)
 
 
 if __name__ == "__main__":

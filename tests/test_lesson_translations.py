@@ -1,0 +1,200 @@
+"""The lesson in other languages: whole, true to the English, and running."""
+
+import ast
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po, write_po
+from labs import REPOSITORY
+from lesson import charts, words
+from test_lesson import SMALL, metrics_of
+from test_lesson import beside as beside
+from test_lesson import drawn_as_cifar10 as drawn_as_cifar10
+from test_lesson import nothing_to_download as nothing_to_download
+from workspace.base.places import LESSON
+from workspace.bench import lesson_translations
+from workspace.lab import seed, serve, translation
+
+ENGLISH = REPOSITORY / "notebooks" / LESSON
+LANGUAGES = words.languages()
+
+
+@pytest.fixture
+def spoken() -> dict[str, str]:
+    """Leaves the next test an English lesson."""
+    yield
+    words.speak("en")
+
+
+def translated(language: str) -> list[dict]:
+    return json.loads(translation.content(ENGLISH, language))["cells"]
+
+
+def cells(kind: str) -> list[dict]:
+    return [cell for cell in json.loads(ENGLISH.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def test_there_is_a_swedish_one() -> None:
+    assert "sv" in LANGUAGES
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_nothing_is_stale_and_nothing_missing(language: str) -> None:
+    texts = [entry.id for entry in lesson_translations.template() if entry.id]
+    assert len(texts) > 200
+    said = words.catalogue(language)
+    assert [text for text in texts if text not in said] == [], "run scripts/lesson-translations, and translate"
+    assert said.keys() - set(texts) == set(), "run scripts/lesson-translations"
+
+
+def test_what_changed_in_english_is_marked_and_stays_english_in_its_cell_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in words.CATALOGUES.glob("*.po"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(words, "CATALOGUES", tmp_path)
+    changed = Catalog()
+    for entry in lesson_translations.template():
+        changed.add(entry.id.replace("Now *watch*", "Watch").replace("Write your guesses", "Put down your guesses"))
+    monkeypatch.setattr(lesson_translations, "template", lambda: changed)
+    catalog = lesson_translations.update("sv")
+    assert [entry.id.partition(" between")[0] for entry in catalog if entry.fuzzy] == ["Put down your guesses"]
+    with (tmp_path / "sv.po").open("wb") as file:
+        write_po(file, catalog)
+    mine = {cell["id"]: cell["source"] for cell in translated("sv")}
+    theirs = {cell["id"]: "".join(cell["source"]) for cell in cells("markdown")}
+    assert [name for name, text in theirs.items() if mine[name] == text] == ["play-compare-why"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_translation_has_the_same_parts_to_fill_in_and_names_the_same_code_and_pages(language: str) -> None:
+    def fixed(text: str) -> set[str]:
+        code = {span for span in re.findall(r"`[^`]+`", text) if not re.search(r" [a-z]+ of ", span)}
+        return code | {*re.findall(r"\{[^{}]*\}", text), *re.findall(r"https?://[^)\s]+|\w+\.ipynb|\$[^$]+\$", text)}
+
+    with (words.CATALOGUES / f"{language}.po").open("rb") as file:
+        entries = [entry for entry in read_po(file) if entry.id]
+    lost = {entry.id[:40]: fixed(entry.id) - fixed(entry.string) for entry in entries}
+    assert {text: parts for text, parts in lost.items() if parts} == {}
+    assert [entry.id for entry in entries if re.match(r"^\s*", entry.id)[0] != re.match(r"^\s*", entry.string)[0]] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_line_of_the_contents_leads_to_its_heading(language: str) -> None:
+    text = "\n".join(cell["source"] for cell in translated(language) if cell["cell_type"] == "markdown")
+    headings = re.findall(r"(?m)^## (\d+\. .*)$", text)
+    assert len(headings) == 12
+    assert re.findall(r"\]\(#(\S+)\)", text) == [heading.replace(" ", "-") for heading in headings]
+    assert re.findall(r"\| \[(.*?)\]\(#", text) == [heading.partition(" ")[2] for heading in headings]
+
+
+def bare(source: str) -> str:
+    """The code without what people read of it."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\s|[a-zåäö]{2}", node.value):
+            node.value = ""
+        if isinstance(node, ast.JoinedStr):
+            parts = [part for part in node.values if isinstance(part, ast.FormattedValue)]
+            node.values = sorted(parts, key=ast.dump)
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translated_code_does_the_same_and_says_which_language_it_speaks(language: str) -> None:
+    mine = {cell["id"]: cell["source"] for cell in translated(language) if cell["cell_type"] == "code"}
+    speaks = f'from lesson.words import speak\n\nspeak("{language}")\n'
+    assert mine["load"].count(speaks) == 1
+    mine["load"] = mine["load"].replace(speaks, "")
+    for cell in cells("code"):
+        assert bare(mine[cell["id"]]) == bare("".join(cell["source"]))
+    limits = [re.findall(r"\([^()]* (?:to|or) [^()]*\)$", line) for line in mine["parameters"].splitlines()]
+    assert limits == [re.findall(r"\([^()]* (?:to|or) [^()]*\)$", line.rstrip()) for line in cells("code")[0]["source"]]
+
+
+@pytest.mark.usefixtures("drawn_as_cifar10")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_translation_runs_through(beside: Path, language: str) -> None:
+    (beside / LESSON).write_bytes(translation.content(ENGLISH, language))
+    done = papermill.execute_notebook(
+        str(beside / LESSON),
+        str(beside / "done.ipynb"),
+        parameters={"output_folder": str(beside / "run"), **SMALL},
+        cwd=str(beside),
+        progress_bar=False,
+        start_timeout=180,
+    )
+    dog, curves = words.catalogue(language)["dog"], words.catalogue(language)["epochs"]
+    assert f"test_accuracy_{dog}" in metrics_of(beside)
+    drawn = next(cell for cell in done.cells if cell.id == "curves").outputs[0].data
+    assert curves in drawn["text/plain"]
+    assert not [cell for cell in done.cells if cell.id == "upload" and "Choose" in str(cell.outputs)]
+
+
+def test_a_text_without_a_translation_stays_english(spoken: None) -> None:  # noqa: ARG001
+    words.speak("sv")
+    assert (words._("dog"), words._("no text of ours")) == ("hund", "no text of ours")
+    words.speak("xx")
+    assert words._("dog") == "dog"
+
+
+def test_pictures_tell_what_they_show_in_the_language(spoken: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    displayed = []
+    monkeypatch.setattr(charts, "display", lambda data, **_: displayed.append(data["text/plain"]))
+    words.speak("sv")
+    charts.class_bars(["katt"], [0.5], 0.5)
+    assert displayed == [
+        "Varje klass träffsäkerhet som en stapel: katt 50%. En linje visar alla klasser tillsammans: 50%."
+    ]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work folder of its own."""
+    for name in ("work", "state"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
+    return tmp_path / "work"
+
+
+def heading(lesson: Path) -> str:
+    return nbformat.read(lesson, as_version=4).cells[0].source.partition("\n")[0]
+
+
+@pytest.mark.parametrize("setting", ["sv", "sv_SE", "sv-SE", "sv_SE.UTF-8"])
+def test_a_workspace_in_swedish_gets_the_lesson_in_swedish(
+    work: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv("WORKSPACE_LANGUAGE", setting)
+    assert serve._seed() == []
+    assert heading(work / LESSON) == "# Din första bildklassificerare med PyTorch"
+    assert (work / "train_ddp.py").read_bytes() == (REPOSITORY / "notebooks/train_ddp.py").read_bytes()
+
+
+def test_the_language_may_change_as_long_as_the_lesson_was_not_edited(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed.seed()
+    assert (work / LESSON).read_bytes() == ENGLISH.read_bytes()
+    monkeypatch.setenv("WORKSPACE_LANGUAGE", "sv")
+    seed.seed()
+    assert heading(work / LESSON).startswith("# Din")
+    (work / LESSON).write_text((work / LESSON).read_text().replace("# Din", "# Min"))
+    monkeypatch.setenv("WORKSPACE_LANGUAGE", "en")
+    assert f"{LESSON} was edited and is left as it is" in seed.seed()[0]
+    assert heading(work / LESSON).startswith("# Min")
+
+
+def test_a_language_that_there_is_none_of_is_said_and_the_lesson_is_english(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKSPACE_LANGUAGE", "xx")
+    [line] = serve._seed()
+    assert line.startswith("the lesson is in English: of WORKSPACE_LANGUAGE there are en, ")
+    assert (work / LESSON).read_bytes() == ENGLISH.read_bytes()

@@ -74,8 +74,8 @@ MUTANTS = [
     Mutant(
         "an edited lesson",
         "scripts/workspace/lab/seed.py",
-        "not in (digest, seeded.get(pristine.name)):",
-        "is None:",
+        "if there not in (None, digest, seeded.get(name)):",
+        "if False:",
         "tests/test_seed.py",
     ),
     Mutant(

@@ -597,3 +597,67 @@ def test_workers_that_differ_from_this_machine_are_refused(
     assert done.returncode == 2, done.stderr
     assert f"has torch 1.0 in place of {SAME}: use one image everywhere" in done.stderr
     assert not list(tmp_path.glob("out/x-*"))
+
+
+# --- a plan ---
+
+
+def test_a_plan_in_a_file_makes_what_the_options_make_which_go_before_it(tmp_path: Path) -> None:
+    notebook(tmp_path / "good.ipynb", METRICS)
+    plan = "notebook: good.ipynb\nparameters:\n  x: [1, 2]\n  rate: 0.1:0.3:3\n  mode: slow\nmetric: x\nseed: 0\n"
+    (tmp_path / "my.yml").write_text(plan)
+    by_file = command(tmp_path, "sweep", "my.yml", "--dry-run").stdout
+    by_words = command(
+        tmp_path, "sweep", "good.ipynb", "-p", "x=1,2", "-p", "rate=0.1:0.3:3", "-p", "mode=slow", "--dry-run"
+    ).stdout
+    assert by_file == by_words
+    assert "6 runs, 0 of them done" in by_file
+    assert "3 runs, 0 of them done" in command(tmp_path, "sweep", "my.yml", "-p", "x=3", "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ("parameters: {x: 1}", "names no notebook"),
+        ("notebook: good.ipynb\nparametres: {x: 1}", "did you mean parameters?"),
+        ("notebook: good.ipynb\nparameters: {x: 99}", "x = 99 makes no sense here"),
+        ("notebook: good.ipynb\nparameters: {x: 1}\nmethod: guess", "there are grid, random, tpe"),
+        ("notebook: good.ipynb\nparameters: {x: 1}\nretries: many", "retries is 'many'"),
+        ("notebook: none.ipynb\nparameters: {x: 1}", "none.ipynb"),
+        ("- 1", "must hold lines such as"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, plan: str, said: str) -> None:
+    notebook(tmp_path / "good.ipynb", METRICS)
+    (tmp_path / "my.yml").write_text(plan)
+    done = command(tmp_path, "sweep", "my.yml")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_keeps_the_plan_that_made_it_goes_on_by_it_and_is_repeated_by_it(tmp_path: Path) -> None:
+    good = notebook(tmp_path / "good.ipynb", METRICS)
+    done = command(tmp_path, "sweep", "good.ipynb", "-p", "x=1,2", "--metric", "x", "-o", "runs/s")
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "runs/s/plan.yml").read_text()
+    assert kept == "notebook: good.ipynb\nparameters:\n  x:\n  - 1\n  - 2\nmethod: grid\nmetric: x\n"
+    notebook(good, "raise ValueError('edited since')")
+    assert "all 2 runs are done" in command(tmp_path, "sweep", "runs/s/plan.yml").stdout
+    again = command(tmp_path, "sweep", "--again", "s")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "runs/s-2/plan.yml").read_text() == kept
+    assert [row["x"] for row in leaderboard(tmp_path / "runs/s-2")] == ["2", "1"]
+    record = json.loads((tmp_path / "runs/s-2/sweep.json").read_text())
+    assert (record["notebook"], record["metric"]) == (str(good), "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [([], "say what to run"), (["--again", "nothing"], "is not the folder"), (["good.ipynb", "--again", "s"], "say")],
+)
+def test_a_repeat_of_nothing_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    notebook(tmp_path / "good.ipynb", METRICS)
+    done = command(tmp_path, "sweep", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr

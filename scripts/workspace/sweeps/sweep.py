@@ -9,18 +9,19 @@ import itertools
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
-from workspace.runs import background, folders, notebook_parameters, warm
+from workspace.runs import background, folders, notebook_parameters, sweep_record, warm
 from workspace.runs.notebook import Notebook
-from workspace.runs.sweep_record import SweepRecord, claimed
+from workspace.runs.sweep_record import RECORD, SweepRecord, claimed
 from workspace.sweeps import axes as axes_
-from workspace.sweeps import ranking, report, tpe
+from workspace.sweeps import plan_file, ranking, report, tpe
 from workspace.sweeps.axes import Axis
 from workspace.sweeps.plan import Plan
 from workspace.sweeps.progress import Progress
@@ -38,27 +39,45 @@ _METRICS_NEEDED = (
 class Options:
     """What the command line says, beyond notebook and axes."""
 
-    output: Path | None
-    method: str
-    count: int | None
-    seed: int
-    jobs: int | None
-    scheduler: str | None
-    metric: str
-    mode: str | None
-    retries: int
-    timeout: float | None
-    rerun: str
-    in_background: bool
-    dry_run: bool
-    report_only: bool
-    yes: bool
+    output: Path | None = None
+    method: str = "grid"
+    count: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+    scheduler: str | None = None
+    metric: str = "accuracy"
+    mode: str | None = None
+    retries: int = 0
+    timeout: float | None = None
+    rerun: str = "failed"
+    in_background: bool = False
+    dry_run: bool = False
+    report_only: bool = False
+    yes: bool = False
 
 
-def main(notebook: Path, assignments: list[str], file: Path | None, options: Options) -> int:
-    """Make the sweep and return the exit code. Raises UserError for bad input, and where nobody is left to work."""
-    source = Notebook.read(notebook)
-    axes = axes_.read(source, assignments, notebook_parameters.read_file(file) if file else {})
+def main(
+    asked: Path | None, assignments: list[str], file: Path | None, again: Path | None, given: dict[str, Any]
+) -> int:
+    """Make the sweep and return the exit code. Raises UserError for bad input, and where nobody is left to work.
+
+    `asked` is a notebook, or a plan; `again`, the folder of a sweep to repeat. What is `given` goes before a plan.
+    """
+    if (asked is None) == (again is None):
+        raise UserError("say what to run: a notebook, a plan, or --again with the folder of a sweep", cli.BAD_INPUT)
+    planned: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    if again:
+        source, planned, settings = _again(again)
+    elif plan_file.is_one(asked):
+        place, planned, settings = plan_file.read(asked)
+        source = Notebook.read(place)
+        if (asked.parent / RECORD).exists() and asked.name == plan_file.NAME:  # it goes on with that sweep
+            settings["output"] = asked.absolute().parent
+    else:
+        source = Notebook.read(asked)
+    options = Options(**settings | {name: value for name, value in given.items() if value is not None})
+    axes = axes_.read(source, assignments, planned | (notebook_parameters.read_file(file) if file else {}))
     _check(axes, options)
     if source.takes_whole_machine and (options.jobs or 1) > 1:
         raise UserError(f"-j {options.jobs}: {source.name} takes the whole machine, one run at a time", cli.BAD_INPUT)
@@ -78,6 +97,19 @@ def main(notebook: Path, assignments: list[str], file: Path | None, options: Opt
         cli.say(background.go_on(sweep.make))
         return 0
     return sweep.make()
+
+
+def _again(folder: Path) -> tuple[Notebook, dict[str, Any], dict[str, Any]]:
+    """The notebook as the sweep in `folder` froze it, its parameters and settings. Raises UserError for another one."""
+    found = sweep_record.find(str(folder))
+    record = SweepRecord.read(found) if found else None
+    if not found or not record:
+        raise UserError(f"{folder} is not the folder of a sweep", cli.BAD_INPUT)
+    if not (found / plan_file.NAME).exists():
+        raise UserError(f"{folder} keeps no plan: an older workspace made it", cli.BAD_INPUT)
+    copy, planned, settings = plan_file.read(found / plan_file.NAME)
+    settings["output"] = next(place for place in folders.beside(found) if not place.exists())
+    return replace(Notebook.read(copy), path=Path(record.notebook)), planned, settings
 
 
 def _check(axes: list[Axis], options: Options) -> None:
@@ -216,6 +248,7 @@ class Sweep:
             self._notebook = replace(self._notebook, path=source)
         with replacing(copy) as new:
             new.write_text(self._notebook.text, encoding="utf-8")
+        plan_file.write(self.folder, copy.name, self._axes, asdict(self._options))
         self._record = SweepRecord(
             notebook=str(source),
             notebook_digest=self._notebook.digest,

@@ -78,6 +78,37 @@ def test_a_part_that_fails_is_named_in_its_place_and_the_others_are_shown(tmp_pa
     assert "<h2>What it costs</h2>" in page
 
 
+def test_a_report_opens_on_an_answer_is_small_and_tells_its_pictures_in_words(tmp_path: Path) -> None:
+    """200 runs of three parameters; the seeds of a setting are alike."""
+    for number in range(200):
+        rate, width, seed = number % 10, number // 10 % 10, number // 100
+        value = 0.5 + rate / 50 + width / 100 + seed / 1000
+        curves = {"loss": [1 / step for step in range(1, 41)]}
+        values = {"rate": rate, "width": width, "mode": "ab"[width % 2], "seed": seed}
+        made(tmp_path / f"r{number:03}", {"accuracy": value, "accuracy_cat": value}, curves, **values)
+    page = page_of(tmp_path, ACCURACY)
+    assert len(page) <= 1e6
+    assert "0.7705 ± 0.0007 of 2 seeds</span> accuracy, with rate 9, width 9, mode b" in page
+    assert "<b>By how much?</b> 0.01 ahead of the next (rate 9, width 8, mode a), 0.14 ahead of the middle" in page
+    assert "<b>More than luck?</b> The best is better than what seeds explain (95 %)." in page
+    assert "<b>What does it cost?</b> 1.5 s a run; none is faster." in page
+    assert "<h2>What goes together</h2>" in page
+    told = re.findall(r"<img[^>]*?alt=['\"]([^'\"]+)", page)
+    assert len(told) == len(re.findall(r"<img", page)) == 5
+    assert "A line for each of 100 settings through its parameters. The best: rate 9, width 9, mode b." in told
+    assert "cannot be shown" not in page
+
+
+def test_one_run_alone_leads_nobody_and_two_parameters_need_no_picture_of_more(tmp_path: Path) -> None:
+    made(tmp_path / "one/a", {"accuracy": 0.5}, x=1, y=1)
+    assert "By how much" not in page_of(tmp_path / "one", ACCURACY)
+    for name, accuracy in {"a": 0.5, "b": 0.4}.items():
+        made(tmp_path / "two" / name, {"accuracy": accuracy}, x=accuracy, y=1)
+    page = page_of(tmp_path / "two", ACCURACY)
+    assert "0.1 ahead of the next (x 0.4)" in page
+    assert "What goes together" not in page
+
+
 def test_eight_parameters_get_two_rows_of_pictures(tmp_path: Path) -> None:
     for number in range(3):
         made(tmp_path / f"run{number}", {"accuracy": number / 10}, **{f"p{axis}": number * axis for axis in range(9)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labs import REPOSITORY, Container, Lab
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import Browser, FilePayload, Page, expect
 from workspace.base.places import LESSON
 
 PICTURE = REPOSITORY / "tests/pictures/lab.png"
@@ -64,8 +64,7 @@ def collect_curves(page: Page) -> None:
 
 
 def run_cell_by_cell(page: Page) -> None:
-    """Press Shift+Enter in every cell, as a person does, who waits until nothing runs any more."""
-    page.get_by_role("heading", name="Your first image classifier with PyTorch").click()
+    """Press Shift+Enter in every cell, as a person without a mouse does, who waits until nothing runs any more."""
     for cell in range(1, int(page.get_by_text(re.compile(r"^Cell 1/\d+$")).inner_text().partition("/")[2])):
         page.keyboard.press("Shift+Enter")
         expect(page.get_by_text(f"Cell {cell + 1}/")).to_be_visible()
@@ -106,6 +105,56 @@ def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Cont
         button.click()
     chooser.value.set_files(PICTURE)
     expect(cell.locator("img")).to_be_visible()
+
+
+HALF = """\
+import time
+from pathlib import Path
+from lesson import charts
+
+curves = charts.Curves(10)
+with curves:
+    for _ in curves.follow(range(40)):
+        if curves.due:
+            curves.add(2 / curves.step, curves.step / 50)
+        if curves.step == 20:
+            print("half of it")
+            while not Path("go-on.txt").exists():
+                time.sleep(0.05)
+"""
+
+
+def test_training_goes_on_while_its_tab_is_closed_and_is_shown_on_return(native_lab: Lab, browser: Browser) -> None:
+    native_lab.save_notebook("leave.ipynb", HALF)
+    link = native_lab.link.replace("/?", "/lab/workspaces/leave/tree/leave.ipynb?")
+
+    def open_tab() -> Page:
+        tab = browser.new_page()
+        tab.goto(link)
+        expect(tab.get_by_text(re.compile(r"Python 3 \(ipykernel\) \| (Idle|Busy)"))).to_be_visible(timeout=60_000)
+        return tab
+
+    tab = open_tab()
+    tab.get_by_role("menuitem", name="Run", exact=True).click()
+    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    expect(tab.locator(".jp-OutputArea-output", has_text="half of it")).to_be_visible(timeout=60_000)
+    tab.close()
+    native_lab.request(
+        "PUT", "/api/contents/go-on.txt", native_lab.token, json={"type": "file", "format": "text", "content": ""}
+    )
+    tab = open_tab()
+    tab.get_by_role("menuitem", name="Edit", exact=True).click()
+    tab.get_by_role("menuitem", name="Clear Outputs of All Cells", exact=True).click()
+    tab.locator(".jp-CodeCell .cm-content").click()
+    tab.keyboard.press("Control+a")
+    tab.keyboard.insert_text("curves.show()")
+    tab.keyboard.press("Shift+Enter")
+    expect(tab.locator("img[alt^='Two curves over 4 of 4 epochs. Loss: from 0.10 to 0.05.']")).to_be_visible(
+        timeout=60_000
+    )
+    tab.close()
+    for name in ("leave.ipynb", "go-on.txt"):
+        native_lab.request("DELETE", f"/api/contents/{name}", native_lab.token)
 
 
 def test_page_without_the_token_asks_for_it(container_lab: Lab, page: Page) -> None:

@@ -54,6 +54,9 @@ def test_which_gpus_is_one_variable_and_cuda_s_own_is_passed() -> None:
     gpu = configuration(*files, WORKSPACE_GPUS="0,2", CUDA_VISIBLE_DEVICES="1")
     assert gpu["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["0,2"]
     assert gpu["environment"]["CUDA_VISIBLE_DEVICES"] == "1"
+    by_cdi = configuration(*files, WORKSPACE_GPU_DRIVER="cdi", WORKSPACE_GPUS="nvidia.com/gpu=0")
+    [device] = by_cdi["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["device_ids"]) == ("cdi", ["nvidia.com/gpu=0"])
 
 
 def test_gpus_of_a_cluster_are_its_workers_alone() -> None:

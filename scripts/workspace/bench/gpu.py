@@ -117,13 +117,12 @@ def container(bench: Bench) -> Rows:
     """The workspace in Docker, hardened as delivered, and the lesson run in it."""
     try:
         engine.require()
-        if bench.device == "cuda":
-            gpu_layers.require()
+        asked = gpu_layers.require() if bench.device == "cuda" else {}
     except UserError as lack:
         raise NotHereError(str(lack)) from lack
     port = str(free_port())
     own = {"COMPOSE_PROJECT_NAME": f"bench-gpu-{port}", "WORKSPACE_PORT": port, "WORKSPACE_BIND": "127.0.0.1"}
-    workspace = compose.Workspace(gpu=bench.device == "cuda", variables=engine.memory_limit() | own)
+    workspace = compose.Workspace(gpu=bench.device == "cuda", variables=engine.memory_limit() | own | asked)
     workspace.provide_image_unless_there()
 
     def inside(*command: str) -> str:

@@ -34,6 +34,7 @@ class Kind(enum.StrEnum):
     ENGINE_PERMISSION = "engine-permission"
     ENGINE_SILENT = "engine-silent"
     ENGINE_UNREACHABLE = "engine-unreachable"
+    GPU_CDI_ONE = "gpu-cdi-one"
     GPU_LOST = "gpu-lost"
     GPU_NONE = "gpu-none"
     GPU_NUMBER = "gpu-number"
@@ -111,6 +112,11 @@ _CAUSES = (  # the first that matches counts
         "WORKSPACE_GPUS names a GPU that this machine does not have; `nvidia-smi -L` lists them",
     ),
     Cause(
+        Kind.GPU_CDI_ONE,
+        None,
+        "this engine hands over GPUs by CDI, without NVIDIA's runtime, and then WORKSPACE_GPUS is one of them, or all",
+    ),
+    Cause(
         Kind.GPU_LOST,
         r"Failed to initialize NVML: Unknown Error",
         driver.LOST,
@@ -122,11 +128,16 @@ _CAUSES = (  # the first that matches counts
     ),
     Cause(
         Kind.GPU_HAND_OVER,
-        r"could not select device driver|unknown or invalid runtime name: nvidia|unresolvable CDI devices"
-        r"|no known GPU vendor found",
+        r"could not select device driver|unknown or invalid runtime name: nvidia|unresolvable CDI devices",
         "Docker cannot reach a GPU: the NVIDIA Container Toolkit is not set up in the engine: "
         "`sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker`. "
         "Without --gpu the workspace runs on the CPU",
+    ),
+    Cause(
+        Kind.GPU_HAND_OVER,
+        r"no known GPU vendor found",  # Docker 29 and newer
+        "Docker cannot reach a GPU: it looks for one by CDI, and no file describes it; the NVIDIA Container Toolkit "
+        "writes that: `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml && sudo systemctl restart docker`",
     ),
     Cause(
         Kind.GPU_TOOLKIT,

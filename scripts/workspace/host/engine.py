@@ -21,6 +21,8 @@ _ANSWERS_WITHIN_S = 20
 _ELSEWHERE = {Kind.ENGINE_SILENT, Kind.ENGINE_UNREACHABLE, Kind.NO_DOCKER}
 
 _MACHINES_OWN = 512 << 20
+_CDI = "nvidia.com/gpu="
+"""What a GPU's name begins with in CDI, the engine's own way to hand over devices that a file describes."""
 
 
 class UnreachableError(UserError):
@@ -84,15 +86,24 @@ def info() -> dict[str, Any]:
     return json.loads(told) if told.startswith("{") else {}
 
 
-def hand_over() -> str:
-    """Ask the engine for the GPUs by an empty image: what it says, the last of it that there is nothing to run."""
+def hand_over() -> tuple[str, dict[str, str]]:
+    """Ask the engine for the GPUs by an empty image: what it says, the last of it that there is nothing to run.
+
+    With it come the variables by which docker-compose.gpu.yml asks in the way that works: by NVIDIA's runtime or hook,
+    which need none, or by CDI, which an engine without those may have.
+    """
     empty = subprocess.run(["docker", "import", "-"], input=b"\0" * 10240, capture_output=True, check=False)
     image = empty.stdout.decode().strip()
     # There is nothing to run in an empty image; only a failure to hand over the GPU comes before that is noticed.
     gpus = settings.get("WORKSPACE_GPUS") or "all"
-    tried = _run("run", "--rm", f'--gpus="device={gpus}"', image, "nothing")
+    said, variables = _run("run", "--rm", f'--gpus="device={gpus}"', image, "nothing").stderr, {}
+    if causes.kind(said) is Kind.GPU_HAND_OVER:
+        devices = [f"{_CDI}{name}" for name in gpus.removeprefix(_CDI).split(",")]
+        by_cdi = _run("run", "--rm", *(f"--device={device}" for device in devices), image, "nothing").stderr
+        if causes.kind(by_cdi) is not Kind.GPU_HAND_OVER:
+            said, variables = by_cdi, {"WORKSPACE_GPU_DRIVER": "cdi", "WORKSPACE_GPUS": ",".join(devices)}
     _run("image", "rm", "--force", image)
-    return tried.stderr
+    return said, variables
 
 
 def _broken(kind: Kind, **values: object) -> Verdict:

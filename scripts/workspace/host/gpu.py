@@ -83,7 +83,14 @@ def driver(root: Path = MACHINE) -> Verdict:
 
 def hand_over() -> Verdict:
     """Whether the engine hands the GPUs to a container, tried by one that has nothing to run."""
-    said = engine.hand_over()
+    said, variables = engine.hand_over()
+    return _look_at(said, variables)
+
+
+def _look_at(said: str, variables: dict[str, str]) -> Verdict:
+    """What the engine said when it was asked for the GPUs as `variables` have it."""
+    if "," in variables.get("WORKSPACE_GPUS", ""):
+        return _broken(Kind.GPU_CDI_ONE)
     if (kind := causes.kind(said)) and kind.name.startswith("GPU"):
         has_toolkit = any(map(shutil.which, _TOOLKIT)) or "nvidia" in engine.info().get("Runtimes", {})
         if kind is Kind.GPU_HAND_OVER and not has_toolkit:
@@ -128,15 +135,16 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
     return verdicts.broken("gpu-pytorch", f"PyTorch {version} cannot use it: {causes.explain(said)}")
 
 
-def require() -> None:
+def require() -> dict[str, str]:
     """Make sure that the engine can hand over the GPUs before anything large is downloaded.
 
-    Raises UserError with the first layer that is broken.
+    The variables by which docker-compose.gpu.yml asks for them. Raises UserError with the first layer that is broken.
     """
-    tried = hand_over()
+    said, variables = engine.hand_over()
+    tried = _look_at(said, variables)
     if tried.state is not State.BROKEN:
-        return
-    if tried.kind != Kind.GPU_NUMBER:
+        return variables
+    if tried.kind not in (Kind.GPU_NUMBER, Kind.GPU_CDI_ONE):
         if card().state is State.ABSENT:
             raise UserError(causes.line(Kind.GPU_NONE))
         if (first := driver()).state is State.BROKEN:

@@ -3,7 +3,7 @@
 import contextlib
 import ipaddress
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
@@ -94,7 +94,7 @@ def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
     else:
         machine.require(workspace)
         if options.gpu:
-            gpu.require()
+            workspace = replace(workspace, variables={**workspace.variables, **gpu.require()})
         workspace.provide_image()
         workspace.up()
         if not options.tls:

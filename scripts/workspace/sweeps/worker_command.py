@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,7 +42,7 @@ def main(
 def _work_in_docker(containers: compose.Workspace, *, check: bool, gpu: bool) -> int:
     """The same in a container, which comes back when the machine does."""
     if gpu:
-        gpu_layers.require()
+        containers = replace(containers, variables={**containers.variables, **gpu_layers.require()})
     containers.provide_image()
     failed = containers.compose("run", "--rm", "--no-deps", "worker", *_IN_CONTAINER, "--check")
     if failed or check:

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +18,13 @@ from workspace.lab import contents
 from workspace.panel import form, panel, still
 from workspace.panel.panel import Panel
 from workspace.panel.watch import Watch
-from workspace.runs import claims, folders, logs
+from workspace.runs import claims, folders, logs, sweep_record
 from workspace.runs.folders import Record
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 from workspace.runs.sweep_record import SweepRecord
+from workspace.sweeps import plan_file
+from workspace.sweeps.axes import Axis
 from workspace.sweeps.ranking import Metric
 
 ACCURACY = Metric("accuracy", "max")
@@ -148,7 +151,7 @@ def test_a_comma_in_free_text_or_in_a_list_is_a_part_of_the_value(work: Path) ->
 
 def test_the_time_is_reckoned_by_the_runs_that_are_most_like_those_asked_for(work: Path, good: Notebook) -> None:
     watch = Watch()
-    assert "no run of this notebook has ended" in form.time(good, form.read(good, {}), [], 1)
+    assert "no run of it has ended" in form.time(good, form.read(good, {}), [], 1)
     made(work, "small", x=1, rate=0.1)
     made(work, "large", x=10, rate=0.1)
     watch.look()
@@ -219,6 +222,46 @@ def test_runs_are_removed_and_taken_back(work: Path, opened: Callable[..., tuple
     assert folder.exists()
     ask(page, do="remove", numbers=[number + 99])
     wait_until(lambda: {"wrong": "a run that was chosen is not there any more"} in heard.all("said"))
+
+
+def test_a_sweep_that_ended_before_its_time_goes_on_or_is_removed(
+    work: Path, good: Notebook, opened: Callable[..., tuple[Panel, Heard]]
+) -> None:
+    folder = work / "runs/s"
+    folder.mkdir(parents=True)
+    shutil.copy(good.path, folder)
+    SweepRecord(planned=1, notebook=str(good.path), notebook_digest=good.digest).write(folder)
+    plan_file.write(folder, good.name, [Axis("x", (2,))], {})
+    page, heard = opened()
+    assert [(sweep["name"], sweep["goes_on"]) for sweep in page._watch.sweeps] == [("s", True)]
+    ask(page, do="go_on", name="s")
+    wait_until(lambda: list(folder.glob("*/run.json")) or [said for said in heard.all("said") if "wrong" in said])
+    assert [json.loads(file.read_text())["given"] for file in folder.glob("*/run.json")] == [{"x": 2}], heard.all(
+        "said"
+    )
+    wait_until(lambda: not sweep_record.at_work(folder))
+    ask(page, do="discard", name="s")
+    wait_until(lambda: not folder.exists())
+    ask(page, do="discard", name="s")
+    wait_until(lambda: any("no run" in said.get("wrong", "") for said in heard.all("said")))
+
+
+def test_two_panels_at_once_are_told_the_same(work: Path, opened: Callable[..., tuple[Panel, Heard]]) -> None:
+    (_, one), (_, other) = opened(), opened()
+    made(work, "new", x=1)
+    for heard in (one, other):
+        wait_until(lambda: [run for runs in heard.all("runs") for run in runs["changed"].values()])  # noqa: B023
+
+
+def test_a_clock_that_was_set_back_makes_no_time_less_than_none(tmp_path: Path) -> None:
+    (tmp_path / folders.PROGRESS).write_text('{"cell": 2, "cells": 3, "cell_begun": 99999999999}')
+    (tmp_path / folders.LOG).write_text("step 1 of 2\n")
+    progress = Progress.of(folders.Run(tmp_path))
+    assert progress.seconds_in_cell < 60
+    assert progress.where == "cell 2 of 3"
+    assert progress.time_left.endswith(" s left in this cell")
+    (tmp_path / folders.PROGRESS).write_text('{"cell": "x", "cells": null')
+    assert Progress.of(folders.Run(tmp_path)).where == "starting the kernel"
 
 
 def test_a_folder_that_became_read_only_is_told_and_nothing_is_lost(

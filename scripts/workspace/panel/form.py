@@ -115,7 +115,7 @@ def time(notebook: Notebook, asked: Asked, rows: Iterable[Row], at_once: int) ->
     known = [row for row in rows if row.seconds and row.status == folders.COMPLETED and row.notebook == notebook.name]
     known = known[-_REMEMBERED:]
     if not known:
-        return "nobody knows how long: no run of this notebook has ended yet"
+        return "time unknown: no run of it has ended yet"
     combinations = list(itertools.islice(axes_.grid(asked.axes), _RECKONED)) if asked.axes else [{}]
     reckoned = sum(_nearest(notebook_parameters.effective(notebook, values), known) for values in combinations)
     each = reckoned / len(combinations)

@@ -362,16 +362,20 @@ class Page {
     const share = sweep.planned ? (sweep.done + sweep.failed) / sweep.planned : 0;
     const failed = sweep.failed ? `, ${sweep.failed} failed` : "";
     const words = [`${sweep.done} of ${sweep.planned || "?"} done${failed}`, sweep.at_work ? sweep.left : sweep.error || "not finished"];
-    const actions = sweep.at_work ? [this.stopButton(sweep.name, "the sweep")] : [];
+    const goOn = () => this.ask({ do: "go_on", name: sweep.name });
+    const told = { data: { key: `go on ${sweep.name}` }, aria: { label: `Go on with ${sweep.name}` } };
+    const actions = sweep.at_work
+      ? [this.stopButton(sweep.name, "the sweep")]
+      : [sweep.goes_on ? button("Go on", goOn, told) : "", this.discardButton(sweep.name)];
     return this.progressRow("sweep", sweep.name, share, words, actions, sweep.at_work);
   }
 
   workRow(run, inside) {
     const lost = run.status !== "running";
     const began = make("span", { data: { started: run.started } }, duration(Math.max(0, (Date.now() - new Date(run.started)) / 1000)));
-    const words = lost ? ["was killed; what is left of it can be removed by `runs rm`"] : [run.where, run.said, began, run.left];
+    const words = lost ? ["was killed; this is what is left of it"] : [run.where, run.said, began, run.left];
     const log = button("Log", () => this.followLog(run.name), { data: { key: `log ${run.name}` }, aria: { label: `Log of ${run.name}` } });
-    const actions = [log, ...(lost || inside ? [] : [this.stopButton(run.name, "the run")])];
+    const actions = [log, lost ? this.discardButton(run.name) : inside ? "" : this.stopButton(run.name, "the run")];
     const title = inside ? run.given || run.name : `${run.notebook.replace(/\.ipynb$/, "")}${run.given ? ` · ${run.given}` : ""}`;
     return this.progressRow(inside ? "work inside" : "work", title, run.share, words, actions, !lost, run.name);
   }
@@ -382,6 +386,15 @@ class Page {
     return button("Stop", () => this.say({ ask: question, yes: { text: "Stop", act } }), {
       data: { key: `stop ${name}` },
       aria: { label: `Stop ${what} ${name}` },
+    });
+  }
+
+  discardButton(name) {
+    const act = () => this.ask({ do: "discard", name });
+    const question = `Remove ${name}, with all that is in it? You can take it back.`;
+    return button("Remove …", () => this.say({ ask: question, yes: { text: "Remove", act } }), {
+      data: { key: `discard ${name}` },
+      aria: { label: `Remove ${name}` },
     });
   }
 
@@ -397,7 +410,7 @@ class Page {
       "div",
       { className: kind, data: { run: name } },
       make("div", { className: "title", title: name }, title),
-      make("div", { className: "buttons" }, ...actions),
+      make("div", { className: "buttons" }, ...actions.filter(Boolean)),
       bar,
       make("div", { className: "words" }, ...told),
     );
@@ -569,7 +582,7 @@ class Page {
     const seconds = runs.map((run) => run.seconds).filter((value) => value !== null);
     const mean = seconds.length ? seconds.reduce((sum, value) => sum + value, 0) / seconds.length : null;
     const caveat = runs.find((run) => run.caveat)?.caveat;
-    const error = runs.find((run) => run.error)?.error;
+    const told = caveat || runs.find((run) => run.error && run.status !== "stopped")?.error;
     let name = first.open ? opens(first.open, first.run, { title: `Open the executed notebook of ${first.run}` }) : make("span", {}, first.run);
     if (kind === "folded") {
       const turn = () => {
@@ -587,8 +600,8 @@ class Page {
       "tr",
       { className: [kind, chosen ? "selected" : ""].join(" "), data: { status }, on: { click } },
       make("td", {}, box),
-      make("td", { className: "status" }, make("span", { className: "sign", aria: { hidden: "true" } }, SIGNS[status] ?? "?"), make("span", { className: "word" }, ` ${status}`), error && status !== "stopped" ? make("div", { className: "error", title: error }, error) : ""),
-      make("td", { className: "number value" }, this.valueBar(row), ...this.valueText(row), caveat ? make("div", { className: "error" }, caveat) : ""),
+      make("td", { className: "status" }, make("span", { className: "sign", aria: { hidden: "true" } }, SIGNS[status] ?? "?"), make("span", { className: "word" }, ` ${status}`)),
+      make("td", { className: "number value" }, this.valueBar(row), ...this.valueText(row), told ? make("div", { className: "error", title: told }, told) : ""),
       ...this.varied.map((name) => cell(same(name), this.isNumber(name) ? "number" : "")),
       cell(when(latest), "quiet"),
       cell(mean === null ? "" : duration(mean), "number quiet"),

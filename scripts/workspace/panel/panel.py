@@ -31,7 +31,7 @@ from workspace.panel import form, still
 from workspace.panel.watch import Ended, Watch
 from workspace.runs import ending, folders, json_files, logs
 from workspace.runs.notebook import Notebook
-from workspace.sweeps import ranking
+from workspace.sweeps import plan_file, ranking
 from workspace.sweeps.ranking import Metric
 
 _EVERY_S = 1
@@ -189,7 +189,9 @@ class Panel(anywidget.AnyWidget):
             "metric": self._rank_by,
             "log": self._show_log,
             "stop": self._stop,
+            "go_on": self._go_on,
             "remove": self._remove,
+            "discard": self._discard,
             "take_back": self._take_back,
             "compare": self._compare,
             "reuse": self._reuse,
@@ -286,6 +288,19 @@ class Panel(anywidget.AnyWidget):
         self._watch.look()
         what = chosen[0].run if len(chosen) == 1 else f"{len(chosen)} runs"
         self._tell(runs=self._runs(), said={"done": f"removed {what}", "undo": len(chosen)})
+
+    def _go_on(self, name: str) -> None:
+        """Go on with a sweep that ended before its time."""
+        said = _command("sweep", places.work() / "runs" / name / plan_file.NAME, "--background")
+        self._watch.look()
+        self._tell(runs=self._runs(), said={"done": said.partition(":")[0]})
+
+    def _discard(self, name: str) -> None:
+        """Remove a sweep that is not at work, or what is left of a run that was killed."""
+        run, called = ending.removable(name)
+        ending.remove(run)
+        self._watch.look()
+        self._tell(runs=self._runs(), said={"done": f"removed {called}", "undo": 1})
 
     def _take_back(self, count: int = 1) -> None:
         places_ = ending.removed()[:count]

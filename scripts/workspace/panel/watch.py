@@ -17,7 +17,7 @@ from workspace.base.cli import UserError
 from workspace.runs import folders, sweep_record
 from workspace.runs.progress import Progress
 from workspace.runs.sweep_record import SweepRecord
-from workspace.sweeps import ranking
+from workspace.sweeps import plan_file, ranking
 from workspace.sweeps.progress import TimeLeft
 from workspace.sweeps.ranking import Row
 
@@ -144,6 +144,7 @@ class Watch:
             "planned": record.planned,
             "left": left.told(record.planned - len(runs), running) if at_work else "",
             "error": record.error or "",
+            "goes_on": (folder / plan_file.NAME).exists(),
         }
 
 

@@ -20,6 +20,9 @@ import websocket
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+IMAGE = os.environ.get("WORKSPACE_IMAGE") or "pytorch-workspace:cpu"
+"""What is tested: built here, unless another is named, as when a release is tested as it was built."""
+
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> object:
     """Wait until `condition()` is true and return its value; fail after `timeout_s`."""

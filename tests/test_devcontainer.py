@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import Container, Lab, command, wait_until
+from labs import IMAGE, Container, Lab, command, wait_until
 
 CLI = "@devcontainers/cli@0.89.0"
-IMAGE = "pytorch-workspace:cpu"
 FILES = ("docker-compose.yml", ".devcontainer/compose.yml", ".devcontainer/host.yml")
 # Whether a GPU is handed over is tried by an empty container; what the engine says in earnest is kept: the command
 # line does not show it.

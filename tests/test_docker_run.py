@@ -5,9 +5,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from labs import Container, Lab, free_port, wait_until
+from labs import IMAGE, Container, Lab, free_port, wait_until
 
-IMAGE = "pytorch-workspace:cpu"
 VOLUMES = [f"--volume=workspace-test-plain_{name}:/{name}" for name in ("workspace", "data", "state")]
 
 

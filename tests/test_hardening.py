@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 import websocket
-from labs import REPOSITORY, Container, Lab, NativeServer, command, wait_until
+from labs import IMAGE, REPOSITORY, Container, Lab, NativeServer, command, wait_until
 
 FOREIGN = "https://elsewhere.example"
 OPEN = {"/api", "/favicon.ico", "/login", "/logout", "/robots.txt"}
@@ -331,8 +331,8 @@ def test_token_is_in_no_description_of_the_container(container: Container, conta
     seen = {
         "inspect": container.command("sh", "-c", "docker inspect $(docker compose ps --quiet)"),
         "configuration": container.command("docker", "compose", "config"),
-        "history": container.command("docker", "history", "--no-trunc", "pytorch-workspace:cpu"),
-        "image": container.command("docker", "image", "inspect", "pytorch-workspace:cpu"),
+        "history": container.command("docker", "history", "--no-trunc", IMAGE),
+        "image": container.command("docker", "image", "inspect", IMAGE),
         "log": container.command("docker", "compose", "logs"),
         "arguments": container.inside("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'"),
         "environments": container.inside("sh", "-c", "cat /proc/[0-9]*/environ | tr '\\0' '\\n'"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import Container, Lab, free_port, wait_until
+from labs import IMAGE, Container, Lab, free_port, wait_until
 from workspace.lab import deaths, environment, preflight
 
 
@@ -283,7 +283,7 @@ def test_small_machine_is_warned_in_the_log_before_work_is_lost(fresh: Container
 def test_read_only_work_folder_starts_nothing_and_says_so(container: Container, tmp_path: Path) -> None:
     os.chown(tmp_path, 1000, 1000)
     refused = container.command(
-        *("docker", "run", "--rm", "--volume", f"{tmp_path}:/workspace:ro", "pytorch-workspace:cpu"),
+        *("docker", "run", "--rm", "--volume", f"{tmp_path}:/workspace:ro", IMAGE),
         *("timeout", "60", "/opt/workspace/scripts/serve", "--ip", "127.0.0.1", "--port", "8888"),
     )
     assert refused.returncode == 78

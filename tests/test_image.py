@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import REPOSITORY, Container, Lab, command
+from labs import IMAGE, REPOSITORY, Container, Lab, command
 from workspace.base import places
 
-IMAGE = "pytorch-workspace:cpu"
 BUDGET = REPOSITORY / "docker" / "size-budget.txt"
 GROWTH = 1.03
 NOWHERE = "127.0.0.1:1/pytorch-workspace:1.0.0"
@@ -35,7 +34,7 @@ def test_version_has_one_place_and_stands_in_label_log_and_stamp(container: Cont
     told = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
     assert told["version"] == places.version()
     assert (told["title"], told["licenses"]) == ("PyTorch workspace", "MIT")
-    assert told["base.name"] == "debian:trixie-slim"
+    assert told["base.name"].startswith("debian:trixie-slim")
     stamp = container.inside("cat", "/opt/workspace/image-stamp").stdout.strip()
     assert re.fullmatch(r"(cpu|cuda)-[0-9a-f]{12}", stamp)
     log = container.command("docker", "compose", "logs", "--no-log-prefix").stdout

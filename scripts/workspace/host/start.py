@@ -115,9 +115,10 @@ def link(default_host: str | None = None) -> str:
             return access.link(public, access.HTTPS_PORT, access.token_in_use(), tls=True)
         host = settings.get("WORKSPACE_PUBLIC_HOST") or default_host or "localhost"
         port, tls = int(settings.get("WORKSPACE_PORT") or access.DEFAULT_PORT), bool(settings.get("WORKSPACE_TLS"))
+        link_here = access.link(host, port, access.token_in_use(), tls=tls)
         if places.PLAIN_CONTAINER:
             print(f"In place of {port} goes the port that -p published.", file=sys.stderr)
-        return access.link(host, port, access.token_in_use(), tls=tls)
+        return link_here
     return _link(locate.running(), default_host)
 
 

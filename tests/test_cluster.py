@@ -51,7 +51,7 @@ class Cluster:
             "WORKSPACE_UID": str(os.getuid() or 1000),
             "WORKSPACE_PORT": "0",
             "WORKSPACE_BIND": "127.0.0.1",
-            "WORKSPACE_WORKER_TTL": f"{TIME_TO_LIVE_S}s",
+            "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{TIME_TO_LIVE_S}s",
             "WORKSPACE_CLUSTER_ADDRESS": HOST,
         }
 

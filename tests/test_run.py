@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sysconfig
@@ -550,7 +550,8 @@ NEED_MORE_THAN_IS_HERE = {"binder.ipynb", "test_logging.ipynb", "keyboard_interr
 def test_what_papermill_runs_runs_here_and_what_fails_there_fails_here(tmp_path: Path, file: Path) -> None:
     if file.name in NEED_MORE_THAN_IS_HERE:
         pytest.skip("needs packages, a checkout of papermill, or a minute")
-    shutil.copy(file, tmp_path)
+    hasty = re.sub(r"time\.sleep\([\d.]+\)", "time.sleep(0.01)", file.read_text())
+    (tmp_path / file.name).write_text(hasty)
     try:
         papermill.execute_notebook(str(tmp_path / file.name), None, progress_bar=False)
         completes = True

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workspace.base import cli, places
 from workspace.base.terminal import StatusLine, duration
@@ -15,12 +15,9 @@ from workspace.runs import background, folders
 from workspace.runs.execution import Job
 from workspace.runs.notebook import Notebook
 from workspace.sweeps import cluster, ranking, worker
-from workspace.sweeps.plan import Plan
+from workspace.sweeps.plan import Options, Plan
 from workspace.sweeps.progress import Progress
 from workspace.sweeps.ranking import Metric
-
-if TYPE_CHECKING:
-    from workspace.sweeps.sweep import Options
 
 
 class Execution:
@@ -32,7 +29,7 @@ class Execution:
         folder: Path,
         plan: Plan,
         metric: Metric,
-        options: "Options",
+        options: Options,
         progress: Progress,
     ) -> None:
         self.lost: dict[str, str] = {}  # why there is nothing of some runs, by their names

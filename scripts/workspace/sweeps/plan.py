@@ -1,12 +1,35 @@
 """The plan of a sweep: its runs, each a combination of values and the name of a folder, whatever becomes of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from workspace.runs.folders import COMPLETED
 from workspace.sweeps import axes as axes_
 from workspace.sweeps.axes import Axis
 from workspace.sweeps.ranking import Row
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says, beyond notebook and axes."""
+
+    output: Path | None = None
+    method: str = "grid"
+    count: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+    scheduler: str | None = None
+    metric: str = "accuracy"
+    mode: str | None = None
+    retries: int = 0
+    timeout: float | None = None
+    rerun: str = "failed"
+    in_background: bool = False
+    dry_run: bool = False
+    report_only: bool = False
+    yes: bool = False
 
 
 class Plan:

@@ -9,7 +9,7 @@ import itertools
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from workspace.runs.sweep_record import RECORD, SweepRecord, claimed
 from workspace.sweeps import axes as axes_
 from workspace.sweeps import plan_file, ranking, report, tpe
 from workspace.sweeps.axes import Axis
-from workspace.sweeps.plan import Plan
+from workspace.sweeps.plan import Options, Plan
 from workspace.sweeps.progress import Progress
 from workspace.sweeps.ranking import Metric, Row
 
@@ -33,27 +33,6 @@ _METRICS_NEEDED = (
     f"the notebook must write {folders.METRICS} into the folder that its parameter "
     f'`{notebook_parameters.OUTPUT_FOLDER}: str = "."` names'
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says, beyond notebook and axes."""
-
-    output: Path | None = None
-    method: str = "grid"
-    count: int | None = None
-    seed: int = 0
-    jobs: int | None = None
-    scheduler: str | None = None
-    metric: str = "accuracy"
-    mode: str | None = None
-    retries: int = 0
-    timeout: float | None = None
-    rerun: str = "failed"
-    in_background: bool = False
-    dry_run: bool = False
-    report_only: bool = False
-    yes: bool = False
 
 
 def main(

@@ -12,6 +12,7 @@ import pytest
 import requests
 from labs import Lab, NativeServer
 from tornado.web import HTTPError
+from workspace.base import files
 from workspace.base.files import UNFINISHED, remove_unfinished
 from workspace.base.places import LESSON
 from workspace.lab import contents
@@ -252,6 +253,16 @@ def test_what_killed_saves_left_is_gone_after_the_next_start(native_server: Nati
     with native_server.running():
         assert [path for path in left if path.exists()] == []
         assert (work / "deep" / ".kept").exists()
+
+
+def test_a_start_does_not_look_through_very_many_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [tmp_path / f"{UNFINISHED}0", tmp_path / "deep" / f"{UNFINISHED}1"]
+    (tmp_path / "deep").mkdir()
+    for path in left:
+        path.touch()
+    monkeypatch.setattr(files, "_MOST_FOLDERS", 1)
+    remove_unfinished(tmp_path)
+    assert [path.exists() for path in left] == [False, True]
 
 
 def test_unfinished_folders_go_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 import shutil
@@ -12,6 +13,9 @@ from workspace.base import cli
 
 UNFINISHED = ".unfinished-"
 """How the names begin of files that are being written, and of what a kill left of them."""
+
+_MOST_FOLDERS = 5_000
+"""A start does not wait for a look at more: what was left takes room, and does no other harm."""
 
 
 def beside(file: Path) -> Path:
@@ -47,7 +51,7 @@ def locked(file: Path, waiting: str) -> Iterator[None]:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes left of files in `folder` and below; nobody may be writing there."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in itertools.islice(os.walk(folder), _MOST_FOLDERS):
         for left in (Path(place, name) for name in folders + files if name.startswith(UNFINISHED)):
             with contextlib.suppress(OSError):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()

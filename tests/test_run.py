@@ -633,7 +633,7 @@ def test_a_kernel_started_ahead_that_died_or_waited_too_long_is_not_missed(
     wait_until(lambda: not warm._spares)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(60)
 def test_a_pipe_in_place_of_a_runs_own_notebook_holds_nothing_up(
     tmp_path: Path, run_in_process: Callable[[Path, str], folders.Run]
 ) -> None:

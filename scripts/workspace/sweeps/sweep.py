@@ -173,9 +173,11 @@ class Sweep:
         if before and not self._notebook.had(before.notebook_digest):  # then all are made again
             for run in ranking.rows(self.folder, self._metric.name):
                 folders.put_aside(Path(run.folder))
-        there = [] if self._options.rerun == "all" else ranking.rows(self.folder, self._metric.name)
+        again = self._options.rerun == "all"
+        is_done = plan.known_ahead and not again and all(folders.is_completed(self.folder / name) for name in plan.runs)
+        there = [] if again or is_done else ranking.rows(self.folder, self._metric.name)  # these read far more
         done = sum(map(plan.remember, there))
-        missing = plan.missing()
+        missing = iter(()) if is_done else plan.missing()
         first = next(missing, None)
         self._freeze(plan, before)
         if first is None:

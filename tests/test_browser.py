@@ -45,7 +45,10 @@ def test_link_shows_the_lesson_with_its_results_before_anything_runs(container_l
     shown = printed(page, "Accuracy of truck")
     assert re.search(r"Accuracy of the network on the 10000 test images: \d+ %", shown)
     if os.environ.get("WORKSPACE_PICTURES"):  # the README's picture is made again with this variable set
-        page.get_by_role("heading", name="7. Look at what it learned").evaluate("heading => heading.scrollIntoView()")
+        heading = page.get_by_role("heading", name="7. Look at what it learned")
+        heading.evaluate("heading => heading.scrollIntoView()")
+        expect(page.locator("img[alt^='24 images']")).to_be_visible()  # drawn only now, and moves what is below
+        heading.evaluate("heading => heading.scrollIntoView()")
         page.screenshot(path=PICTURE)
 
 

@@ -16,7 +16,7 @@ from labs import REPOSITORY
 from lesson import driver, machine, parameters
 from small import METRICS, PARAMETERS, arguments, environment, notebook
 from workspace.base.verdicts import State
-from workspace.host import causes, gpu
+from workspace.host import causes, gpu, venv
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 LESSON = nbformat.read(REPOSITORY / "notebooks/first_pytorch_classifier.ipynb", as_version=4)
@@ -166,6 +166,20 @@ def test_memory_on_the_gpu_is_told_where_it_computes_there(monkeypatch: pytest.M
     pretend(monkeypatch, (9, 0))
     assert machine.memory_taken("cuda")["peak_gpu_memory_mb"] == 300
     assert machine.memory_taken("cpu").keys() == {"peak_memory_mb"}
+
+
+@pytest.mark.parametrize("place", range(2))
+def test_a_machine_with_nvidias_driver_gets_its_wheels_natively_under_wsl2_too(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORKSPACE_WHEELS", raising=False)
+    looked_at = tmp_path / "nvidiactl", tmp_path / "libcuda.so.1"
+    monkeypatch.setattr(venv, "_NVIDIA", looked_at)
+    assert venv._wheels({}).name == "torch-cpu.txt"
+    looked_at[place].touch()
+    assert venv._wheels({}).name == "torch-cuda.txt"
+    monkeypatch.setenv("WORKSPACE_WHEELS", "cpu")
+    assert venv._wheels({}).name == "torch-cpu.txt"
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ _PACKAGES = REPOSITORY / "docker" / "requirements.lock"
 _TORCH = REPOSITORY / "docker" / "torch.in"
 _WHEELS = {name: REPOSITORY / "docker" / f"torch-{name}.txt" for name in ("cpu", "cuda")}
 _MADE_FROM = FOLDER / "made-from"
+_NVIDIA = Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1")
+"""What NVIDIA's driver brings: its control device; under WSL2, where all cards are one device, its library."""
 
 
 def enter() -> None:
@@ -115,7 +117,7 @@ def _locks(extra: Path | None, made: dict[str, str]) -> list[Path]:
 def _wheels(made: dict[str, str]) -> Path:
     """PyTorch's: as somebody asked, else CUDA's where there is an NVIDIA driver, else those that are in, else CPU's."""
     there = "cuda" if _name(_WHEELS["cuda"]) in made else "cpu"
-    wheels = settings.get("WORKSPACE_WHEELS") or ("cuda" if Path("/dev/nvidiactl").exists() else there)
+    wheels = settings.get("WORKSPACE_WHEELS") or ("cuda" if any(map(Path.exists, _NVIDIA)) else there)
     if wheels not in _WHEELS:
         raise UserError(f"WORKSPACE_WHEELS is {wheels!r}; use cpu or cuda", cli.BAD_INPUT)
     return _WHEELS[wheels]

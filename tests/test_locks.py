@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -46,3 +47,10 @@ def test_every_requirement_has_a_hash_but_for_those_of_pytorch_s_cpu_index() -> 
         assert named, lock
         assert all(continued and hashed for continued, hashed in named), lock
     assert "cannot" in (REPOSITORY / "docker" / "torch-cpu.txt").read_text()
+
+
+def test_locking_says_which_versions_changed_came_or_went() -> None:
+    lock = runpy.run_path(str(REPOSITORY / "scripts" / "lock"))
+    told = lock["changes"]({"numpy": "1", "gone": "2", "same": "3"}, {"numpy": "1.1", "same": "3", "new": "4"})
+    assert told == ["  gone: 2 -> none", "  new: none -> 4", "  numpy: 1 -> 1.1"]
+    assert lock["packages"]("docker/uv.txt").keys() == {"uv"}

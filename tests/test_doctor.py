@@ -1,10 +1,13 @@
 """The doctor where the workspace is: each verdict by a layer that is ill, beside the same layer well."""
 
+import http.server
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -12,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import REPOSITORY, command, free_port
+from labs import REPOSITORY, Container, Lab, command, free_port
 from test_start import fake_docker
 from workspace.base import verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, State, Verdict
-from workspace.host import engine, machine
+from workspace.host import doctor, engine, inside, locate, machine, native
 from workspace.host.compose import Workspace
 
 STOPPED = "Cannot connect to the Docker daemon at unix:///nowhere.sock. Is the docker daemon running?"
@@ -105,6 +108,7 @@ def test_wrong_use_is_one_line(checkout: Path, arguments: list[str]) -> None:
         (f"echo {STOPPED} >&2; exit 1", "engine-unreachable"),
         ("echo 'permission denied while trying to connect to the Docker daemon' >&2; exit 1", "engine-permission"),
         ("exec sleep 60", "engine-silent"),
+        ('[ "$1" = version ] && echo 5.4.2 || echo podman version 5.4.2', "podman"),
     ],
 )
 def test_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: str, kind: str) -> None:
@@ -113,6 +117,13 @@ def test_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: str, ki
     verdict = engine.look()
     assert verdict.kind == kind
     assert (verdict.state is State.WELL) == (kind == "well")
+
+
+def test_docker_of_the_snap_is_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, kind in ((tmp_path / "bin", "well"), (tmp_path / "snap/bin", "engine-snap")):
+        folder.mkdir(parents=True)
+        monkeypatch.setenv("PATH", fake_docker(folder, "echo 28.4.0")["PATH"])
+        assert engine.look().kind == kind
 
 
 def test_where_the_engine_is_looked_for_is_said_where_it_is_not_there(
@@ -137,7 +148,9 @@ def test_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: str, k
     assert engine.look_at_compose().kind == kind
 
 
-def test_machine_without_docker_lacks_nothing_unless_the_workspace_was_in_it(checkout: Path, tmp_path: Path) -> None:
+def test_machine_without_docker_lacks_nothing_unless_the_workspace_was_in_it(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for program in ("env", "python3"):
         (tmp_path / program).symlink_to(f"/usr/bin/{program}")
     last = checkout / ".workspace/started-in"
@@ -147,16 +160,17 @@ def test_machine_without_docker_lacks_nothing_unless_the_workspace_was_in_it(che
         found = report(checkout, PATH=str(tmp_path))
         assert found["engine"] == ("none", "no-docker")
         assert found["Compose"] == ("not looked at", "not-looked-at")
-        last.write_text("docker")
-        assert report(checkout, PATH=str(tmp_path))["engine"] == ("broken", "no-docker")
     finally:
         last.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(locate, "_last", lambda: locate.DOCKER)
+    assert (doctor.Host().engine().state, doctor.Host().engine().kind) == (State.BROKEN, "no-docker")
 
 
 def test_engine_that_is_stopped_and_one_that_may_not_be_used(engine: None, checkout: Path) -> None:  # noqa: ARG001
     found = report(checkout, DOCKER_HOST="unix:///nowhere.sock")
     assert found["engine"] == ("broken", "engine-unreachable")
-    assert found["port"] == ("not looked at", "not-looked-at")
+    assert found["limits"] == found["workspace"] == ("not looked at", "not-looked-at")
     if os.getuid():
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -180,6 +194,41 @@ def settings(compose_command: None, monkeypatch: pytest.MonkeyPatch) -> pytest.M
     told: dict[str, Any] = {"NCPU": 2, "MemTotal": 8 << 30, "Warnings": None, "SecurityOptions": None}
     monkeypatch.setattr(engine, "info", lambda: told)
     return monkeypatch
+
+
+def test_settings_that_compose_does_not_take(settings: pytest.MonkeyPatch) -> None:
+    assert doctor.Host().settings().kind == "well"
+    settings.setenv("WORKSPACE_PORT", "many")
+    assert doctor.Host().settings().kind == "settings"
+
+
+def test_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(bind: str, name: str | None) -> str:
+        monkeypatch.setenv("WORKSPACE_PUBLIC_HOST", name or "")
+        return doctor.Host(running=native.Server(1, 8888, bind, "x")).public_name().kind
+
+    assert told("127.0.0.1", None) == "well"
+    assert told("127.0.0.1", "localhost") == "well"
+    assert told("192.0.2.7", None) == "well"
+    assert told("192.0.2.7", "nowhere.invalid") == "public-name"
+
+
+@pytest.mark.parametrize(("state", "kind"), [("exited", "ended"), (None, "not-running")])
+def test_workspace_that_does_not_stay_up_is_told_by_what_it_said_last(
+    settings: pytest.MonkeyPatch, tmp_path: Path, state: str | None, kind: str
+) -> None:
+    container = {"Service": "workspace", "State": state, "ID": "1", "Labels": "", "Publishers": []}
+    script = f"""case " $* " in
+    *" config "*) exec {shutil.which("docker")} "$@" ;;
+    *" compose "*" ps "*) printf %s '{json.dumps(container) if state else ""}' ;;
+    *" logs "*) echo 'workspace: refusing to start: no token was settled' ;;
+    *" version "*) echo 26.1.5 ;;
+    esac"""
+    settings.setattr(native, "running", lambda: None)
+    settings.setenv("PATH", fake_docker(tmp_path, script)["PATH"])
+    verdict = doctor.Host(has_engine=True).find()
+    assert verdict.kind == kind
+    assert ("no token was settled" in verdict.text) == bool(state)
 
 
 def test_limits(settings: pytest.MonkeyPatch) -> None:
@@ -222,6 +271,16 @@ def test_port(settings: pytest.MonkeyPatch) -> None:
     assert f"--port {Workspace().port() + 1}" in verdict.text
     settings.setenv("WORKSPACE_BIND", "192.0.2.1")
     assert machine.port(Workspace()).kind == "address"
+
+
+def test_port_of_an_engine_without_root(settings: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings.setenv("WORKSPACE_PORT", "887")
+    settings.setattr(machine, "_FIRST_PORT", tmp_path / "ip_unprivileged_port_start")
+    assert machine.port(Workspace()).kind == "well"
+    engine.info()["SecurityOptions"] = ["name=seccomp,profile=builtin", "name=rootless"]
+    assert machine.port(Workspace()).kind == "rootless-port"
+    (tmp_path / "ip_unprivileged_port_start").write_text("80\n")
+    assert machine.port(Workspace()).kind == "well"
 
 
 def test_ports_of_tls(settings: pytest.MonkeyPatch) -> None:
@@ -306,3 +365,199 @@ def test_start_names_what_the_machine_lacks_before_anything_is_built(settings: p
     settings.setenv("WORKSPACE_CPUS", "64")
     with pytest.raises(UserError, match="WORKSPACE_CPUS is more than this machine has"):
         machine.require(Workspace())
+
+
+# What a lab has where it runs.
+
+
+def cgroups(folder: Path, **files: str) -> Path:
+    """Control groups of version 2, as a container sees them; a name's second `_` stands for a dot."""
+    for name, content in files.items():
+        (folder / name.replace("_", ".", 1)).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ({"memory_max": "max\n"}, "well"),
+        ({"memory_max": "4294967296\n", "memory_events": "oom 0\noom_kill 0\n"}, "well"),
+        ({"memory_max": "4294967296\n", "memory_events": "oom 3\noom_kill 2\n"}, "memory-kills"),
+        ({"memory_max": "1073741824\n", "memory_events": "oom 0\noom_kill 0\n"}, "memory-small"),
+    ],
+)
+def test_memory(tmp_path: Path, files: dict[str, str], kind: str) -> None:
+    assert inside.memory(cgroups(tmp_path, **files)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "told"),
+    [
+        ({"cpu_max": "150000 100000\n", "pids_current": "12\n", "pids_max": "1024\n"}, "well", "1.5; 12 of 1024"),
+        ({"cpu_max": "max 100000\n", "pids_current": "12\n", "pids_max": "max\n"}, "well", "no limit of threads"),
+        ({"pids_current": "1000\n", "pids_max": "1024\n"}, "threads", "1000 of 1024"),
+    ],
+)
+def test_cpus_and_threads(tmp_path: Path, files: dict[str, str], kind: str, told: str) -> None:
+    verdict = inside.cpus(cgroups(tmp_path, **files))
+    assert verdict.kind == kind
+    assert told in verdict.text
+
+
+def test_shared_memory(small_disk: Path) -> None:
+    assert inside.shared_memory(small_disk).kind == "shared-memory-small"
+    assert inside.shared_memory(small_disk / "nowhere").state is State.ABSENT
+    subprocess.run(["mount", "-o", "remount,size=300m", small_disk], check=True)
+    assert inside.shared_memory(small_disk).kind == "well"
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders for work, data and state."""
+    for name in ("work", "data", "state"):
+        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def test_disk_of_the_folders(small_disk: Path, places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places == small_disk
+    assert inside.disk().kind == "disk-nearly-full"
+    monkeypatch.setattr(inside.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 0, 1 << 39))
+    assert inside.disk().kind == "well"
+    for name in ("work", "data", "state"):
+        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(places / "nowhere"))
+    assert inside.disk().state is State.UNSEEN
+
+
+def test_folders_that_cannot_be_written_to(places: Path) -> None:
+    assert inside.folders().kind == "well"
+    if os.getuid():
+        return
+    (places / "state").rmdir()
+    (places / "state").write_text("no folder")  # root may write to every one there is
+    assert inside.folders().kind == "folder-owner"
+
+
+def test_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert inside.clock().kind == "well"
+    monkeypatch.setattr(inside.time, "time", lambda: 86400.0)
+    assert inside.clock().kind == "clock"
+
+
+def test_proxy_and_authorities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "WORKSPACE_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert inside.proxy().kind == "well"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://name:secret@127.0.0.1:{server.getsockname()[1]}")
+        verdict = inside.proxy()
+        assert (verdict.kind, verdict.text) == ("well", "HTTPS_PROXY answers")
+    verdict = inside.proxy()
+    assert verdict.kind == "proxy"
+    assert "secret" not in verdict.text
+    (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("WORKSPACE_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    assert inside.proxy().kind == "authorities"
+    monkeypatch.setenv("WORKSPACE_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+    assert inside.proxy().kind == "authorities"
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """A server that has the beginning of an archive, and of which more is not asked."""
+
+    def do_GET(self) -> None:
+        assert self.headers["Range"] == "bytes=0-262143"
+        self.send_response(206 if self.path == "/archive" else 404)
+        self.end_headers()
+        self.wfile.write(bytes(256 << 10))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_mirrors(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:  # noqa: ARG001
+    python = Path(sys.executable)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for path, fast_enough, kind in (
+            ("archive", 0.001, "well"),
+            ("archive", 1e9, "mirrors-slow"),
+            ("nothing", 1e9, "mirrors-out-of-reach"),
+        ):
+            monkeypatch.setattr(inside, "_FAST_KB_S", fast_enough)
+            monkeypatch.setenv("CIFAR10_MIRRORS", f"http://127.0.0.1:{server.server_port}/{path}")
+            assert inside.mirrors(python).kind == kind
+        server.shutdown()
+    monkeypatch.setenv("CIFAR10_MIRRORS", "none")
+    assert inside.mirrors(python).kind == "mirrors-out-of-reach"
+    assert inside.images(python).kind == "no-images"
+    assert inside.images(Path("/nowhere/python")).state is State.UNSEEN
+
+
+def test_images_that_are_there_need_no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inside, "_images", lambda _: (True, []))
+    assert inside.images(Path()).kind == "well"
+    assert inside.mirrors(Path()).state is State.ABSENT
+
+
+def test_metadata_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert inside.metadata(server.getsockname()).kind == "metadata"
+        address = server.getsockname()
+    assert inside.metadata(address).kind == "well"
+
+
+# A workspace that runs.
+
+
+def layers(told: str) -> dict[str, str]:
+    return {each["layer"]: each["kind"] for each in json.loads(told)["layers"]}
+
+
+def test_running_workspace_is_seen_through_to_a_kernel_from_outside_and_inside(
+    container: Container, container_lab: Lab
+) -> None:
+    outside = container.command("scripts/doctor", "--json")
+    assert outside.returncode == 0, container.command("scripts/doctor").stdout
+    found = layers(outside.stdout)
+    well = ["engine", "Compose", "port", "workspace", "server", "token", "websocket", "kernel", "folders", "clock"]
+    assert {found[layer] for layer in well} == {"well"}
+    assert {"memory", "PyTorch", "images", "metadata"} <= set(found)
+    inside_ = container.inside("doctor", "--json")
+    assert json.loads(inside_.stdout)["seen_from"] == "container"
+    assert set(layers(inside_.stdout)) < set(found)
+    for told in (outside.stdout, inside_.stdout):
+        assert not re.search(r"\d+\.\d+\.\d+\.\d+", told)
+        for secret in (container_lab.token, container.project, str(container.checkout)):
+            assert secret not in told
+
+
+def test_native_workspace_is_seen_through_and_what_docker_alone_needs_is_not_asked(
+    checkout: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    here = {"WORKSPACE_PORT": str(free_port()), "WORKSPACE_BIND": "127.0.0.1", "WORKSPACE_DIR": str(tmp_path / "work")}
+    here |= {"DOCKER_HOST": "unix:///nowhere.sock"}
+    started = command(checkout, "scripts/start", "--native", **here)
+    assert started.returncode == 0, started.stderr
+    try:
+        found = report(checkout, **here)
+    finally:
+        command(checkout, "scripts/stop", **here)
+        (checkout / ".workspace/started-in").unlink()
+    assert found["engine"] == ("none", "engine-unreachable")
+    assert found["port"] == ("ok", "well")
+    assert found["kernel"] == ("ok", "well")
+    assert found["folders"] == ("ok", "well")
+
+
+def test_workspace_that_is_paused_is_told(container: Container) -> None:
+    name = f"{container.project}-workspace-1"
+    container.command("docker", "pause", name)
+    try:
+        found = layers(container.command("scripts/doctor", "--json").stdout)
+    finally:
+        container.command("docker", "unpause", name)
+    assert (found["workspace"], found["server"]) == ("paused", "not-running")

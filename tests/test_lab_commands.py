@@ -15,6 +15,7 @@ LINES = [
     "compare NAME runs/NAME-sweep/x-1_* -o runs/NAME-compare",
     "sweep small.ipynb -p x=3,4 -o runs/NAME-later --background",
     "data status; [ $? -le 1 ]",  # 1: the images are not there
+    "doctor --json; [ $? -le 1 ]",  # 1: something is broken on this machine
 ]
 
 

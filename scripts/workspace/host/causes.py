@@ -16,6 +16,7 @@ from workspace.lab import access
 _MAKE_A_BASE_IMAGE = (
     "mmdebstrap --variant=minbase --include=ca-certificates trixie - | docker import - debian:trixie-slim"
 )
+INSTALL_DRIVER = "`sudo ubuntu-drivers install --gpgpu nvidia:580-server && sudo reboot` (Ubuntu)"
 _OS_RELEASE = Path("/etc/os-release")
 
 
@@ -39,6 +40,7 @@ class Kind(enum.StrEnum):
     GPU_NONE = "gpu-none"
     GPU_NUMBER = "gpu-number"
     GPU_DRIVER = "gpu-driver"
+    GPU_DRIVER_OLD = "gpu-driver-old"
     GPU_DRIVER_CHANGED = "gpu-driver-changed"
     GPU_OLD = "gpu-old"
     GPU_HAND_OVER = "gpu-hand-over"
@@ -47,6 +49,8 @@ class Kind(enum.StrEnum):
     NO_DOCKER = "no-docker"
     PACKAGES = "packages"
     PORT = "port"
+    PODMAN = "podman"
+    ROOTLESS_PORT = "rootless-port"
     SYSTEM = "system"
 
 
@@ -69,6 +73,12 @@ _CAUSES = (  # the first that matches counts
         Kind.HTTP_PORT,
         None,
         "port {port} is taken by {whose}; choose another: WORKSPACE_HTTP_PORT=8080",
+    ),
+    Cause(
+        Kind.ROOTLESS_PORT,
+        r"cannot expose privileged port",
+        "Docker runs without root here and may not open ports below 1024: sudo sysctl "
+        "net.ipv4.ip_unprivileged_port_start=80, or other ports (WORKSPACE_HTTPS_PORT, WORKSPACE_HTTP_PORT)",
     ),
     Cause(
         Kind.CONFLICT,
@@ -98,6 +108,12 @@ _CAUSES = (  # the first that matches counts
         Kind.ENGINE_SILENT,
         None,
         "the Docker engine does not answer within {seconds} s; `sudo systemctl restart docker`, or restart its Desktop",
+    ),
+    Cause(
+        Kind.PODMAN,
+        None,
+        "`docker` is Podman here, under which the workspace has not been tried: install Docker Engine, or go without: "
+        "scripts/start --native",
     ),
     Cause(Kind.NO_DOCKER, None, "the Docker engine cannot be reached: there is no command `docker` on the PATH"),
     Cause(
@@ -156,6 +172,11 @@ _CAUSES = (  # the first that matches counts
         Kind.GPU_NONE,
         None,
         "Docker cannot reach a GPU: this machine has no NVIDIA GPU. Without --gpu the workspace runs on the CPU",
+    ),
+    Cause(
+        Kind.GPU_DRIVER_OLD,
+        r"NVIDIA driver on your system is too old",
+        "the GPU's driver{have} is too old for PyTorch's CUDA 13, which needs 580: " + INSTALL_DRIVER,
     ),
     Cause(
         Kind.GPU_DRIVER,

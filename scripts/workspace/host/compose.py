@@ -268,7 +268,7 @@ class Workspace:
     def _wait_until_healthy(self) -> None:
         outcome = wait_until(lambda: self._ended() or self._answers(), _HEALTHY_WITHIN_S, every_s=0.3)
         if not outcome:
-            raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: docker compose logs")
+            raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: scripts/doctor")
         if outcome is not True:  # the service that ended
             log = self._compose("logs", "--no-log-prefix", "--tail", "50", outcome).stdout
             self._compose("down")

@@ -5,10 +5,10 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
-from workspace.base import cli, places, verdicts
+from workspace.base import cli, places, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Finding, State, Verdict
 from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, start, venv, visitor
@@ -21,12 +21,12 @@ _PUBLIC = 1
 def main(link: str | None, *, as_json: bool) -> int:
     """Look, and say what was found; 0 where nothing is broken, else 1. Raises UserError where `link` is none."""
     found = []
-    for finding in _of(link) if link else _inside() if places.IN_IMAGE else _Host().look():
+    for finding in _of(link) if link else _inside() if places.IN_IMAGE else Host().look():
         found.append(finding)
         if not as_json:
             state = "" if finding.verdict.state is State.WELL else f"{finding.verdict.state}: "
             mark = {State.BROKEN: "x", State.WARNING: "!", State.WELL: "+"}.get(finding.verdict.state, "-")
-            cli.say(f"{mark} {finding.layer:12} {state}{finding.verdict.text}")
+            cli.say(f"{mark} {finding.layer:13} {state}{finding.verdict.text}")
     states = [finding.verdict.state for finding in found]
     broken, warnings = states.count(State.BROKEN), states.count(State.WARNING)
     if as_json:
@@ -67,31 +67,31 @@ def _inside() -> Iterator[Finding]:
 
 
 @dataclass
-class _Host:
+class Host:
     """A look from the machine that the engine, or the native server, runs on."""
 
     workspace: Workspace = field(default_factory=Workspace)
     running: native.Server | Workspace | None = None
+    has_engine: bool = False
 
     def look(self) -> Iterator[Finding]:
         """Every layer, from the engine to the images."""
-        on = functools.partial(functools.partial, workspace=self.workspace)
         in_docker = ("engine", "Compose", "settings")
         yield from verdicts.examine(
             [
                 Check("engine", self.engine),
                 Check("Compose", engine.look_at_compose, ("engine",)),
                 Check("settings", self.settings, ("Compose",)),
-                Check("limits", on(machine.cpus), in_docker),
-                Check("engine's disk", on(machine.disk), in_docker),
-                Check("work folder", on(machine.folder), in_docker),
-                Check("port", on(machine.port), in_docker),
+                Check("workspace", self.find),
+                Check("limits", self.for_docker(machine.cpus), in_docker),
+                Check("engine's disk", self.for_docker(machine.disk), in_docker),
+                Check("work folder", self.for_docker(machine.folder), in_docker),
+                Check("port", self.port),
+                Check("firewall", self.firewall, ("workspace",)),
+                Check("public name", self.public_name, ("workspace",)),
                 Check("GPU", gpu.card),
                 Check("GPU's driver", gpu.driver, ("GPU",)),
                 Check("GPU in Docker", gpu.hand_over, ("GPU", "GPU's driver", "engine")),
-                Check("workspace", self.find),
-                Check("firewall", self.firewall, ("workspace",)),
-                Check("public name", self.public_name, ("workspace",)),
             ]
         )
         yield from self.visit()
@@ -105,8 +105,8 @@ class _Host:
     def engine(self) -> Verdict:
         """Whether there is an engine, where there must be one."""
         verdict = engine.look()
-        is_needed = locate.was_in_docker() or (engine.is_installed() and not native.running())
-        if engine.is_unreachable(verdict) and not is_needed:
+        self.has_engine = verdict.state is not State.BROKEN
+        if engine.is_unreachable(verdict) and not locate.needs_engine():
             return verdicts.absent(verdict.kind, f"{verdict.text}. scripts/start serves the lab without it")
         return verdict
 
@@ -124,12 +124,29 @@ class _Host:
         except compose.PausedError as error:
             return verdicts.broken("paused", str(error))
         except UserError as error:
-            if said := self.workspace.last_words():
-                return verdicts.broken(
-                    "ended", f"it was started and has ended: {said}. scripts/stop, then scripts/start"
-                )
+            if not self.has_engine and locate.needs_engine():
+                return verdicts.unseen("not-looked-at", "engine comes first")
+            if said := self.has_engine and self.workspace.last_words():
+                again = "scripts/stop, then scripts/start"
+                return verdicts.broken("ended", f"it was started and does not stay up: {said}. {again}")
             return verdicts.absent("not-running", str(error))
         return verdicts.well("runs natively" if isinstance(self.running, native.Server) else "runs in Docker")
+
+    def for_docker(self, looked: Callable[[Workspace], Verdict]) -> Callable[[], Verdict]:
+        """A look that is about a workspace in Docker alone."""
+        native_one = verdicts.unseen("native", "the workspace runs natively")
+        return lambda: native_one if isinstance(self.running, native.Server) else looked(self.workspace)
+
+    def port(self) -> Verdict:
+        """Whether the workspace has its port, or could have it."""
+        if self.running:
+            bind, number = self._bind_and_port()
+            return verdicts.well(f"{number} on {bind} is the workspace's", port=number)
+        if self.has_engine:
+            return machine.port(self.workspace)
+        number = int(settings.get("WORKSPACE_PORT") or start.DEFAULT_PORT)
+        trouble = machine.trouble(settings.get("WORKSPACE_BIND") or address.EVERYWHERE, number)
+        return trouble or verdicts.well(f"{number} is free", port=number)
 
     def firewall(self) -> Verdict:
         """Whether the machine's own firewall does what its owner thinks."""
@@ -164,8 +181,9 @@ class _Host:
         asked = verdicts.watched(self._ask_container, "in the container")
         try:
             for line in json.loads(asked.stdout):
-                verdict = Verdict(**line.pop("verdict") | {})
-                yield Finding(verdict=Verdict(State(verdict.state), verdict.text, verdict.kind, verdict.facts), **line)
+                told = line["verdict"]
+                verdict = Verdict(State(told["state"]), told["text"], told["kind"], told["facts"])
+                yield Finding(line["layer"], verdict, line["seconds"])
         except ValueError:
             said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
             why = "its image is of an older release: scripts/stop and scripts/start" if "No module" in said else said

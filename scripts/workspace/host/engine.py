@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from workspace.base import settings, verdicts
@@ -49,7 +50,11 @@ def look() -> Verdict:
         return _broken(Kind.ENGINE_UNREACHABLE, said=said, start_it=_how_to_start_it())
     version = ".".join(re.findall(r"\d+", asked.stdout)[:3])
     if version and int(version.split(".")[0]) < _OLDEST:
-        return _broken(Kind.ENGINE_OLD, have=f", and this is {version}")
+        is_podman = "podman" in _run("--version").stdout
+        return _broken(Kind.PODMAN) if is_podman else _broken(Kind.ENGINE_OLD, have=f", and this is {version}")
+    if "snap" in Path(shutil.which("docker") or "").parts:
+        text = "this Docker is the snap's: it hands over no GPU and sees no folder outside of your home"
+        return verdicts.warning("engine-snap", text, docker=version)
     return verdicts.well(f"Docker {version}", docker=version)
 
 

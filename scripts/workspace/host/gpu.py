@@ -1,12 +1,13 @@
 """The layers between an NVIDIA GPU and PyTorch: card, driver, the hand-over to a container, PyTorch's own view."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from lesson.driver import lost
+from lesson.driver import LOST, lost
 
 from workspace.base import places, verdicts
 from workspace.base.cli import UserError
@@ -19,7 +20,6 @@ MACHINE = Path("/")
 _OLDEST_DRIVER = 580  # of CUDA 13, which the wheels are built for
 _OLDEST_CARD = 7.5
 _OLDEST_TOOLKIT = (1, 17, 8)  # before, whoever made an image could leave its container: CVE-2025-23266
-_INSTALL = "`sudo ubuntu-drivers install --gpgpu nvidia:580-server && sudo reboot` (Ubuntu)"
 _NVIDIA, _DISPLAYS = "0x10de", ("0x0300", "0x0302")
 _TOOLKIT = ("nvidia-ctk", "nvidia-container-cli", "nvidia-container-runtime-hook")
 
@@ -54,31 +54,24 @@ def driver(root: Path = MACHINE) -> Verdict:
     loaded = root / "proc/driver/nvidia/version"
     if not loaded.exists() and not (root / "dev/dxg").exists():
         return _broken(Kind.GPU_DRIVER, **_why_not_loaded(root))
-    version = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", loaded.read_text() if loaded.exists() else "")
-    if version and int(version[0].split(".")[0]) < _OLDEST_DRIVER:
-        is_not = f"is {version[0]}, and PyTorch's CUDA 13 needs {_OLDEST_DRIVER}"
-        return _broken(Kind.GPU_DRIVER, is_not=is_not, next_step=_INSTALL)
-    try:
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", loaded.read_text() if loaded.exists() else "")
+    version = found[0] if found else ""
+    cards: list[list[str]] = []
+    if shutil.which("nvidia-smi"):
         asked = _run("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
-    except FileNotFoundError:
-        return verdicts.well(f"driver {version[0] if version else ''}")
-    said = (asked.stdout + asked.stderr).strip()
-    if asked.returncode:
-        kind = causes.kind(said)
-        is_not, next_step = f"does not answer: {said.splitlines()[0] if said else 'nvidia-smi fails'}", "sudo reboot"
-        known = causes.line(kind, is_not=is_not, next_step=next_step) if kind else None
-        return verdicts.broken(
-            kind or Kind.GPU_DRIVER, known or causes.line(Kind.GPU_DRIVER, is_not=is_not, next_step=next_step)
-        )
-    cards = [[part.strip() for part in line.split(",")] for line in asked.stdout.splitlines() if line.count(",") == 3]
+        if asked.returncode:
+            said = asked.stdout + asked.stderr
+            why = {"is_not": f"does not answer ({causes.explain(said)})", "next_step": "sudo reboot"}
+            return _broken(_kind(said) or Kind.GPU_DRIVER, **why)
+        cards = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == 3]
     for name, number, capability, _ in cards:
-        if int(number.split(".")[0]) < _OLDEST_DRIVER:
-            is_not = f"is {number}, and PyTorch's CUDA 13 needs {_OLDEST_DRIVER}"
-            return _broken(Kind.GPU_DRIVER, is_not=is_not, next_step=_INSTALL)
+        version = number
         if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _OLDEST_CARD:
             return _broken(Kind.GPU_OLD, card=name, capability=capability)
+    if version and int(version.split(".")[0]) < _OLDEST_DRIVER:
+        return _broken(Kind.GPU_DRIVER_OLD, have=f" {version}")
     told = "; ".join(f"{name}, {memory}" for name, _, _, memory in cards)
-    return verdicts.well(f"driver {cards[0][1] if cards else ''}: {told}", driver=cards[0][1] if cards else "")
+    return verdicts.well(f"{version}: {told}" if told else version, driver=version)
 
 
 def hand_over() -> Verdict:
@@ -91,7 +84,7 @@ def _look_at(said: str, variables: dict[str, str]) -> Verdict:
     """What the engine said when it was asked for the GPUs as `variables` have it."""
     if "," in variables.get("WORKSPACE_GPUS", ""):
         return _broken(Kind.GPU_CDI_ONE)
-    if (kind := causes.kind(said)) and kind.name.startswith("GPU"):
+    if kind := _kind(said):
         has_toolkit = any(map(shutil.which, _TOOLKIT)) or "nvidia" in engine.info().get("Runtimes", {})
         if kind is Kind.GPU_HAND_OVER and not has_toolkit:
             return _broken(Kind.GPU_TOOLKIT)
@@ -113,7 +106,7 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
     if not python.exists():
         return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
     if closed := lost(root / "dev/nvidiactl"):
-        return verdicts.broken(Kind.GPU_LOST, closed)
+        return verdicts.broken(Kind.GPU_LOST if closed == LOST else "gpu-closed", closed)
     asked = _run(str(python), "-P", "-c", _ASK_PYTORCH, PYTHONPATH=str(places.REPOSITORY / "scripts"))
     if asked.returncode:
         said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
@@ -130,12 +123,12 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
     if told:
         return verdicts.broken(Kind.GPU_OLD, told)
     said = "\n".join([*warned, error, _smi()])
-    if (kind := causes.kind(said)) and kind.name.startswith("GPU"):
+    if kind := _kind(said):
         return verdicts.broken(kind, causes.explain(said))
     return verdicts.broken("gpu-pytorch", f"PyTorch {version} cannot use it: {causes.explain(said)}")
 
 
-def require() -> dict[str, str]:
+def require(root: Path = MACHINE) -> dict[str, str]:
     """Make sure that the engine can hand over the GPUs before anything large is downloaded.
 
     The variables by which docker-compose.gpu.yml asks for them. Raises UserError with the first layer that is broken.
@@ -145,11 +138,17 @@ def require() -> dict[str, str]:
     if tried.state is not State.BROKEN:
         return variables
     if tried.kind not in (Kind.GPU_NUMBER, Kind.GPU_CDI_ONE):
-        if card().state is State.ABSENT:
+        if card(root).state is State.ABSENT:
             raise UserError(causes.line(Kind.GPU_NONE))
-        if (first := driver()).state is State.BROKEN:
+        if (first := driver(root)).state is State.BROKEN:
             raise UserError(first.text)
     raise UserError(tried.text)
+
+
+def _kind(said: str) -> Kind | None:
+    """The kind of what is said about a GPU; None where it says nothing known of one."""
+    kind = causes.kind(said)
+    return kind if kind and kind.name.startswith("GPU") else None
 
 
 def _smi() -> str:
@@ -178,8 +177,8 @@ def _why_not_loaded(root: Path) -> dict[str, str]:
             return {"is_not": "is installed, and Secure Boot does not let it load", "next_step": next_step}
         return {"is_not": "is installed and not loaded", "next_step": "sudo reboot"}
     if (root / "sys/module/nouveau").exists():
-        return {"is_not": "is nouveau, which has no CUDA", "next_step": _INSTALL}
-    return {"is_not": "is not installed", "next_step": _INSTALL}
+        return {"is_not": "is nouveau, which has no CUDA", "next_step": causes.INSTALL_DRIVER}
+    return {"is_not": "is not installed", "next_step": causes.INSTALL_DRIVER}
 
 
 def _broken(kind: Kind, **values: object) -> Verdict:
@@ -187,8 +186,6 @@ def _broken(kind: Kind, **values: object) -> Verdict:
 
 
 def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=120
     )

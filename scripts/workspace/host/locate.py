@@ -57,6 +57,11 @@ def was_in_docker() -> bool:
     return _last() == DOCKER
 
 
+def needs_engine() -> bool:
+    """Whether the workspace is in an engine, for all that is known here, so that one must answer."""
+    return _last() == DOCKER or (_last() is None and engine.is_installed())
+
+
 def _last() -> str | None:
     return _LAST.read_text() if _LAST.exists() else None
 
@@ -69,7 +74,7 @@ def _in_engine(refusal: str) -> Workspace | None:
     try:
         engine.require()
     except engine.UnreachableError as error:
-        if _last() == DOCKER or (_last() is None and engine.is_installed()):
+        if needs_engine():
             raise UserError(refusal.format(error)) from error
         return None
     return Workspace()

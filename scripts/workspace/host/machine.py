@@ -1,6 +1,7 @@
 """What this machine must have for a workspace in Docker: found out in a moment, before anything is built."""
 
 import errno
+import functools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from workspace.lab import preflight
 
 MACHINE = Path("/")
 
+_FIRST_PORT, _FIRST_OF_ALL_USERS = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start"), 1024
 _FULL, _FEW = 64 << 20, 2 << 30
 
 
@@ -45,8 +47,8 @@ def cpus(workspace: Workspace) -> Verdict:
         return verdicts.warning(
             "engine-limits", f"the engine cannot keep to every limit of docker-compose.yml: {told[0]}"
         )
-    memory = engine.info().get("MemTotal", 0) / 2**30
-    return verdicts.well(f"{has} CPUs, {memory:.1f} GiB of memory", cpus=has, memory_gib=f"{memory:.1f}")
+    memory, rootless = engine.info().get("MemTotal", 0) / 2**30, ", rootless" * _is_rootless()
+    return verdicts.well(f"{has} CPUs, {memory:.1f} GiB of memory{rootless}", cpus=has, memory_gib=f"{memory:.1f}")
 
 
 def folder(workspace: Workspace) -> Verdict:
@@ -56,7 +58,7 @@ def folder(workspace: Workspace) -> Verdict:
     if mount["type"] != "bind":
         return verdicts.well("the work is in a volume of Docker's")
     place, (uid, gid) = Path(mount["source"]), map(int, service["user"].split(":"))
-    if _is_elsewhere() or "name=rootless" in (engine.info().get("SecurityOptions") or ()) or sys.platform != "linux":
+    if _is_elsewhere() or _is_rootless() or sys.platform != "linux":
         return verdicts.unseen("folder-elsewhere", "users have other numbers in there than here")
     if not place.is_dir():
         return verdicts.broken(
@@ -93,19 +95,38 @@ def port(workspace: Workspace) -> Verdict:
     """Whether the ports that the workspace is to be opened on are free, or its own; else whose they are."""
     if _is_elsewhere():
         return verdicts.unseen("port-elsewhere", "the engine is on another machine")
+    ours = f"com.docker.compose.project={workspace.project}"
     for bind, number in _ports(workspace):
         listed = _run("docker", "ps", "--filter", f"publish={number}", "--format", "{{json .}}")
         containers = [json.loads(line) for line in listed.splitlines()]
-        if any(f"com.docker.compose.project={workspace.project}" in each["Labels"].split(",") for each in containers):
+        if any(ours in each["Labels"].split(",") for each in containers):
             continue
-        if (kind := _trouble(bind, number)) is Kind.PORT:
-            whose = f"the container {containers[0]['Names']}" if containers else _program(number)
-            http = workspace.tls and number != workspace.port()
-            return _broken(Kind.HTTP_PORT if http else kind, port=number, other_port=number + 1, whose=whose)
-        if kind:
-            return _broken(kind)
+        if number < _FIRST_OF_ALL_USERS and _is_rootless() and number < _first_of_all_users():
+            return _broken(Kind.ROOTLESS_PORT)
+        owner = f"the container {containers[0]['Names']}" if containers else None
+        if found := trouble(bind, number, owner, http=workspace.tls and number != workspace.port()):
+            return found
     numbers = ", ".join(str(number) for _, number in _ports(workspace))
     return verdicts.well(f"{numbers}: nobody else's, on {workspace.bind()}", port=workspace.port())
+
+
+def trouble(bind: str, number: int, owner: str | None = None, *, http: bool = False) -> Verdict | None:
+    """What keeps a program from listening there; `owner`: who does already, where that is known."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind, number))
+        except PermissionError:  # the engine may, where this user may not
+            with socket.socket() as other:
+                is_taken = other.connect_ex(("127.0.0.1", number)) == 0
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return _broken(Kind.ADDRESS)
+            is_taken = True
+        else:
+            is_taken = False
+    values = {"port": number, "other_port": number + 1, "whose": owner or _program(number)}
+    return _broken(Kind.HTTP_PORT if http else Kind.PORT, **values) if is_taken else None
 
 
 def firewall(bind: str, number: int, *, in_docker: bool, root: Path = MACHINE) -> Verdict:
@@ -134,18 +155,13 @@ def _ports(workspace: Workspace) -> Iterator[tuple[str, int]]:
             yield port.get("host_ip", address.EVERYWHERE), int(port["published"])
 
 
-def _trouble(bind: str, number: int) -> Kind | None:
-    """What keeps a program from listening there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((bind, number))
-        except PermissionError:  # the engine may, where this user may not
-            with socket.socket() as other:
-                return Kind.PORT if other.connect_ex(("127.0.0.1", number)) == 0 else None
-        except OSError as error:
-            return Kind.PORT if error.errno == errno.EADDRINUSE else Kind.ADDRESS
-    return None
+def _is_rootless() -> bool:
+    return "name=rootless" in (engine.info().get("SecurityOptions") or ())
+
+
+def _first_of_all_users() -> int:
+    """The first port that users other than root may open."""
+    return int(_FIRST_PORT.read_text()) if _FIRST_PORT.exists() else _FIRST_OF_ALL_USERS
 
 
 def _program(number: int) -> str:
@@ -157,10 +173,12 @@ def _program(number: int) -> str:
 
 def _is_elsewhere() -> bool:
     """Whether the engine is on another machine, whose ports, disk and folders are not these."""
-    address = os.environ.get("DOCKER_HOST") or _run(
-        "docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"
-    )
-    return address.startswith(("tcp:", "ssh:"))
+    return (os.environ.get("DOCKER_HOST") or _contexts_address()).startswith(("tcp:", "ssh:"))
+
+
+@functools.cache
+def _contexts_address() -> str:
+    return _run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
 
 
 def _broken(kind: Kind, **values: object) -> Verdict:

@@ -115,7 +115,7 @@ def _is_held() -> bool:
 
 def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
     if not wait_until(lambda: process.poll() is not None or server.answers(), _ANSWERS_WITHIN_S):
-        raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: {_LOG}")
+        raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: scripts/doctor, and {_LOG}")
     if process.poll() is not None:
         raise UserError(
             f"the workspace did not start: {serve.last_words(_LOG.read_text())} (everything it said: {_LOG})"

@@ -9,6 +9,7 @@ checkout, and runs in any Python from 3.9 on, in Windows, too.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -173,12 +174,7 @@ class Visit:
         return "the certificate is trusted here"
 
     def _server(self) -> str:
-        try:
-            status, body = self._ask("/api")
-        except _TIMEOUT:
-            raise self._trouble("silent") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._trouble("cut-off", _reason(error)) from None
+        status, body = self._ask("/api")
         if not self._tls and (status == 308 or (status == 400 and b"HTTPS" in body)):  # Caddy at port 80, and at 443
             raise self._trouble("plain-to-tls")
         if status in (502, 503, 504):
@@ -220,7 +216,8 @@ class Visit:
         except (OSError, EOFError):
             raise self._trouble("kernel-silent") from None
         finally:
-            self._ask(f"/api/kernels/{kernel}", "DELETE", self._token)
+            with contextlib.suppress(Trouble):
+                self._ask(f"/api/kernels/{kernel}", "DELETE", self._token)
         return "one was started, answered and ended"
 
     def _connect(self, *, encrypted: bool = True, verified: bool = True) -> socket.socket:
@@ -237,19 +234,24 @@ class Visit:
             raise
 
     def _ask(self, path: str, method: str = "GET", token: str = "") -> tuple[int, bytes]:
-        """A request's status and body. Whoever signed the certificate: that was judged before."""
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=PATIENCE_S)
-        connection.sock = self._connect(verified=False)
+        """A request's status and body; whoever signed the certificate, which was judged before. Raises Trouble."""
         try:
-            connection.request(method, path, headers={"Authorization": f"token {token}"} if token else {})
-            answer = connection.getresponse()
-            return answer.status, answer.read(1 << 20)
-        finally:
-            connection.close()
+            with contextlib.closing(http.client.HTTPConnection(self._host, self._port)) as connection:
+                connection.sock = self._connect(verified=False)
+                connection.request(method, path, headers={"Authorization": f"token {token}"} if token else {})
+                answer = connection.getresponse()
+                return answer.status, answer.read(1 << 20)
+        except _TIMEOUT:
+            raise self._trouble("silent") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._trouble("cut-off", _reason(error)) from None
 
     def _upgrade(self, path: str) -> tuple[socket.socket, IO[bytes]]:
         """A websocket, and what to read it by. Raises Trouble where something in between does not let it through."""
-        stream = self._connect(verified=False)
+        try:
+            stream = self._connect(verified=False)
+        except OSError as error:
+            raise self._trouble("cut-off", _reason(error)) from None
         stream.settimeout(_KERNEL_ANSWERS_WITHIN_S)  # the server waits for the kernel first
         host = f"[{self._host}]" if ":" in self._host else self._host
         key = base64.b64encode(os.urandom(16)).decode()

@@ -72,6 +72,13 @@ MUTANTS = [
         "tests/test_hardening_lab.py -k explains_no_death",
     ),
     Mutant(
+        "a translation of what has changed since",
+        "scripts/lesson/words.py",
+        " and not entry.fuzzy}",
+        "}",
+        "tests/test_lesson_translations.py -k what_changed",
+    ),
+    Mutant(
         "an edited lesson",
         "scripts/workspace/lab/seed.py",
         "if there not in (None, digest, seeded.get(name)):",

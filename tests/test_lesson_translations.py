@@ -10,8 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from babel.messages.catalog import Catalog
-from babel.messages.pofile import read_po, write_po
+from babel.messages.pofile import read_po
 from labs import REPOSITORY
 from lesson import charts, cifar10, images, words
 from test_lesson import SMALL, metrics_of
@@ -54,20 +53,21 @@ def test_nothing_is_stale_and_nothing_missing(language: str) -> None:
 def test_what_changed_in_english_is_marked_and_stays_english_in_its_cell_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for file in words.CATALOGUES.glob("*.po"):
-        shutil.copy(file, tmp_path)
+    shutil.copy(words.CATALOGUES / "sv.po", tmp_path)
+    (tmp_path / LESSON).write_text(ENGLISH.read_text().replace("Write your guesses", "Put down your guesses"))
     monkeypatch.setattr(words, "CATALOGUES", tmp_path)
-    changed = Catalog()
-    for entry in lesson_translations.template():
-        changed.add(entry.id.replace("Now *watch*", "Watch").replace("Write your guesses", "Put down your guesses"))
-    monkeypatch.setattr(lesson_translations, "template", lambda: changed)
-    catalog = lesson_translations.update("sv")
-    assert [entry.id.partition(" between")[0] for entry in catalog if entry.fuzzy] == ["Put down your guesses"]
-    with (tmp_path / "sv.po").open("wb") as file:
-        write_po(file, catalog)
-    mine = {cell["id"]: cell["source"] for cell in translated("sv")}
-    theirs = {cell["id"]: "".join(cell["source"]) for cell in cells("markdown")}
-    assert [name for name, text in theirs.items() if mine[name] == text] == ["play-compare-why"]
+    monkeypatch.setattr(lesson_translations, "DELIVERED", tmp_path)
+    lesson_translations.main()
+    with (tmp_path / "sv.po").open("rb") as file:
+        assert [entry.id.partition(" between")[0] for entry in read_po(file) if entry.fuzzy] == [
+            "Put down your guesses"
+        ]
+    made = json.loads(translation.content(tmp_path / LESSON, "sv"))["cells"]
+    mine = {cell["id"]: cell["source"].partition("\n")[0] for cell in made if cell["cell_type"] == "markdown"}
+    assert mine["play-compare-why"].startswith("Put down your guesses")
+    assert [name for name, text in mine.items() if text.startswith(("Put", "Now", "The ", "It "))] == [
+        "play-compare-why"
+    ]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -17,7 +17,7 @@ _SCRIPTS = {
 
 _NO_COMPILER = (
     "workspace: this image has no compiler, which torch.compile and packages without a wheel need; "
-    "WORKSPACE_COMPILER=1 scripts/start builds it with one, 331 MB larger"
+    "WORKSPACE_COMPILER=1 scripts/start builds it with one, 250 MB larger"
 )
 
 

@@ -30,6 +30,7 @@ def report(checkout: Path, *arguments: str, **environment: str) -> dict[str, tup
     """State and kind of each layer, as `--json` has them."""
     done = command(checkout, "scripts/doctor", "--json", *arguments, **environment)
     assert done.stderr == ""
+    assert "check-failed" not in done.stdout
     found = {each["layer"]: (each["state"], each["kind"]) for each in json.loads(done.stdout)["layers"]}
     assert done.returncode == int("broken" in [state for state, _ in found.values()])
     return found

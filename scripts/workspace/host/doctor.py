@@ -13,6 +13,7 @@ from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Finding, State, Verdict
 from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, start, venv, visitor
 from workspace.host.compose import Workspace
+from workspace.lab import access
 
 _PUBLIC = 1
 """The form of --json; goes up when its meaning changes."""
@@ -144,7 +145,7 @@ class Host:
             return verdicts.well(f"{number} on {bind} is the workspace's", port=number)
         if self.has_engine:
             return machine.port(self.workspace)
-        number = int(settings.get("WORKSPACE_PORT") or start.DEFAULT_PORT)
+        number = int(settings.get("WORKSPACE_PORT") or access.DEFAULT_PORT)
         trouble = machine.trouble(settings.get("WORKSPACE_BIND") or address.EVERYWHERE, number)
         return trouble or verdicts.well(f"{number} is free", port=number)
 

@@ -633,15 +633,12 @@ def test_a_kernel_started_ahead_that_died_or_waited_too_long_is_not_missed(
     wait_until(lambda: not warm._spares)
 
 
-@pytest.mark.timeout(60)
-def test_a_pipe_in_place_of_a_runs_own_notebook_holds_nothing_up(
-    tmp_path: Path, run_in_process: Callable[[Path, str], folders.Run]
-) -> None:
+def test_a_pipe_in_place_of_a_runs_own_notebook_holds_nothing_up(tmp_path: Path) -> None:
     replaces = (
         "import os\nplace = output_folder + '/a.ipynb'\nos.path.exists(place) and os.remove(place)\nos.mkfifo(place)"
     )
-    made = run_in_process(notebook(tmp_path / "a.ipynb", replaces, METRICS), "out")
-    assert (made.status, made.notebook.is_file()) == (folders.COMPLETED, True)
+    done = command(tmp_path, "run", notebook(tmp_path / "a.ipynb", replaces, METRICS), "-o", "out")
+    assert (done.returncode, (tmp_path / "out/a.ipynb").is_file()) == (0, True), done.stderr
 
 
 def test_what_a_child_process_prints_is_logged_once(tmp_path: Path) -> None:

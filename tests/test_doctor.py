@@ -29,7 +29,7 @@ STOPPED = "Cannot connect to the Docker daemon at unix:///nowhere.sock. Is the d
 def report(checkout: Path, *arguments: str, **environment: str) -> dict[str, tuple[str, str]]:
     """State and kind of each layer, as `--json` has them."""
     done = command(checkout, "scripts/doctor", "--json", *arguments, **environment)
-    assert done.stderr == ""
+    assert [line for line in done.stderr.splitlines() if "still looking" not in line] == []  # a busy machine is slow
     assert "check-failed" not in done.stdout
     found = {each["layer"]: (each["state"], each["kind"]) for each in json.loads(done.stdout)["layers"]}
     assert done.returncode == int("broken" in [state for state, _ in found.values()])

@@ -24,7 +24,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 _SHARED = Path("/dev/shm")  # noqa: S108  (looked at, never written to)
 _LESSONS_MEMORY = 2 << 30
 _METADATA = ("169.254.169.254", 80)
-_ANSWERS_WITHIN_S = 5
+_ANSWERS_WITHIN_S, _ALL_ANSWER_WITHIN_S = 5, 10
 _SAMPLE = 256 << 10
 _FAST_KB_S = 300
 
@@ -171,8 +171,10 @@ def mirrors(python: Path) -> Verdict:
     ready, addresses = told
     if ready:
         return verdicts.absent("no-download", "none is needed, the images being there")
-    speeds, said = [], "CIFAR10_MIRRORS names none"
+    speeds, said, begun = [], "CIFAR10_MIRRORS names none", time.monotonic()
     for address in addresses:
+        if time.monotonic() - begun > _ALL_ANSWER_WITHIN_S:
+            break
         try:
             speeds.append(_speed(address))
         except (OSError, ValueError) as error:

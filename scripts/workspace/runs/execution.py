@@ -5,6 +5,7 @@ that start at once do not race for ports, and nothing outlives its run.
 """
 
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import os
@@ -161,6 +162,8 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 f"the kernel died {where}: {kernel.cause_of_death()}",
             )
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # half a notebook was written, even if by now there is room for the rest
             return folders.FAILED, f"{error.strerror}: {error.filename or hidden}"
         else:
             return watchdog.verdict or (folders.COMPLETED, None)

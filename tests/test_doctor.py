@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -495,6 +496,36 @@ def test_mirrors(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:  # noqa
     assert inside.mirrors(python).kind == "mirrors-out-of-reach"
     assert inside.images(python).kind == "no-images"
     assert inside.images(Path("/nowhere/python")).state is State.UNSEEN
+
+
+@pytest.mark.parametrize(("trusted", "kind"), [(False, "mirrors-certificate"), (True, "well")])
+def test_mirror_whose_certificate_is_not_trusted_here_is_told_with_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+    places: Path,  # noqa: ARG001
+    tmp_path: Path,
+    *,
+    trusted: bool,
+    kind: str,
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("certificates are made by openssl")
+    made = ["-newkey", "rsa:2048", "-nodes", "-keyout", "key", "-out", "own.pem", "-days", "2"]
+    named = ["-subj", "/CN=mirror", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(["openssl", "req", "-x509", *made, *named], cwd=tmp_path, check=True, capture_output=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "own.pem", tmp_path / "key")
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    monkeypatch.setattr(inside, "_FAST_KB_S", 0.001)
+    if trusted:
+        monkeypatch.setenv("WORKSPACE_CA_BUNDLE", str(tmp_path / "own.pem"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("CIFAR10_MIRRORS", f"https://localhost:{server.server_port}/archive")
+        verdict = inside.mirrors(Path(sys.executable))
+        server.shutdown()
+    assert verdict.kind == kind
+    assert trusted or "WORKSPACE_CA_BUNDLE" in verdict.text
 
 
 def test_images_that_are_there_need_no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,16 @@ def test_what_answers_in_place_of_a_lab_is_told(answer: Callable[[socket.socket]
         assert kinds(f"http://127.0.0.1:{port}/?token=x")[-1] == kind
 
 
+@pytest.mark.parametrize(("status", "kind"), [("500 Internal Server Error", "server-error"), ("200 OK", "no-lock")])
+def test_server_that_fails_with_the_right_token_is_told(status: str, kind: str) -> None:
+    def answer(taken: socket.socket) -> None:
+        asked = taken.recv(65536, socket.MSG_PEEK)
+        saying("200 OK" if asked.startswith(b"GET /api HTTP") else status, '{"version": "2.21"}')(taken)
+
+    with listening(answer) as port:
+        assert kinds(f"http://127.0.0.1:{port}/?token=x")[-1] == kind
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and certificates that it gave: for `localhost`, for another name, and one that has expired."""

@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
 
 _VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CIFAR10_MIRRORS")
 _AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_CERT")
@@ -15,6 +19,13 @@ def environment() -> dict[str, str]:
     found = {name: value for name in _VARIABLES if (value := settings.get(name))}
     bundle = authorities()
     return found | (dict.fromkeys(_AUTHORITIES, str(bundle)) if bundle else {})
+
+
+def directly() -> "OpenerDirector":
+    """A way past HTTP_PROXY, which would answer for itself, or not at all, where this machine or its cloud is asked."""
+    import urllib.request  # which most commands do without
+
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def authorities() -> Path | None:

@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from workspace.base import cli
+from workspace.base import cli, network
 from workspace.base.cli import UserError
 from workspace.host.compose import Workspace
 
@@ -19,8 +19,6 @@ _METADATA = "http://169.254.169.254/metadata"
 _AZURE = "https://management.azure.com"
 _LAST_ACTIVE = Path("/run/pytorch-workspace-active")
 """Its time is that of the last activity, for when no lab answers that could tell."""
-
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def main(minutes: int) -> None:
@@ -57,7 +55,7 @@ def _deallocate() -> None:
 
 def _ask(address: str, headers: dict[str, str], method: str = "GET") -> str:
     request = urllib.request.Request(address, headers=headers, method=method)  # noqa: S310
-    opener = _DIRECTLY if address.startswith(_METADATA) else urllib.request.build_opener()
+    opener = network.directly() if address.startswith(_METADATA) else urllib.request.build_opener()
     with opener.open(request, timeout=30) as answer:
         return answer.read().decode()
 

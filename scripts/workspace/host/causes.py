@@ -11,6 +11,8 @@ from pathlib import Path
 
 from lesson import driver
 
+from workspace.base import verdicts
+from workspace.base.verdicts import Verdict
 from workspace.lab import access
 
 _MAKE_A_BASE_IMAGE = (
@@ -232,6 +234,11 @@ def kind(said: str) -> Kind | None:
 def line(kind: Kind, **values: object) -> str:
     """The line for a failure of this kind that was found by looking."""
     return next(cause for cause in _CAUSES if cause.kind is kind).message.format_map(_DEFAULTS | values)
+
+
+def broken(kind: Kind, **values: object) -> Verdict:
+    """The verdict on a layer that is broken so, in the same line."""
+    return verdicts.broken(kind, line(kind, **values))
 
 
 def explain(said: str, port: int = 0) -> str:

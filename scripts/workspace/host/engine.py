@@ -38,20 +38,21 @@ def is_installed() -> bool:
 def look() -> Verdict:
     """Whether an engine answers, may be used and is new enough."""
     if not is_installed():
-        return _broken(Kind.NO_DOCKER)
+        return causes.broken(Kind.NO_DOCKER)
     try:
         asked = _run("version", "--format", "{{.Server.Version}}", timeout=_ANSWERS_WITHIN_S)
     except subprocess.TimeoutExpired:
-        return _broken(Kind.ENGINE_SILENT, seconds=_ANSWERS_WITHIN_S)
+        return causes.broken(Kind.ENGINE_SILENT, seconds=_ANSWERS_WITHIN_S)
     if "permission denied" in asked.stderr:
-        return _broken(Kind.ENGINE_PERMISSION)
+        return causes.broken(Kind.ENGINE_PERMISSION)
     if asked.returncode:
         said = (asked.stderr.strip() or asked.stdout.strip() or "it gives no reason").splitlines()[-1]
-        return _broken(Kind.ENGINE_UNREACHABLE, said=said, start_it=_how_to_start_it())
+        return causes.broken(Kind.ENGINE_UNREACHABLE, said=said, start_it=_how_to_start_it())
     version = ".".join(re.findall(r"\d+", asked.stdout)[:3])
     if version and int(version.split(".")[0]) < _OLDEST:
-        is_podman = "podman" in _run("--version").stdout
-        return _broken(Kind.PODMAN) if is_podman else _broken(Kind.ENGINE_OLD, have=f", and this is {version}")
+        if "podman" in _run("--version").stdout:
+            return causes.broken(Kind.PODMAN)
+        return causes.broken(Kind.ENGINE_OLD, have=f", and this is {version}")
     if "snap" in Path(shutil.which("docker") or "").parts:
         text = "this Docker is the snap's: it hands over no GPU and sees no folder outside of your home"
         return verdicts.warning("engine-snap", text, docker=version)
@@ -64,7 +65,7 @@ def look_at_compose() -> Verdict:
     numbers = re.findall(r"\d+", asked.stdout)[:3]
     if asked.returncode or tuple(map(int, numbers[:2])) < _OLDEST_COMPOSE:
         have = f"is {asked.stdout.strip()}" if not asked.returncode else "is missing"
-        return _broken(Kind.COMPOSE, have=have, wanted=".".join(map(str, _OLDEST_COMPOSE)))
+        return causes.broken(Kind.COMPOSE, have=have, wanted=".".join(map(str, _OLDEST_COMPOSE)))
     return verdicts.well(f"Docker Compose {'.'.join(numbers)}", compose=".".join(numbers))
 
 
@@ -109,10 +110,6 @@ def hand_over() -> tuple[str, dict[str, str]]:
             said, variables = by_cdi, {"WORKSPACE_GPU_DRIVER": "cdi", "WORKSPACE_GPUS": ",".join(devices)}
     _run("image", "rm", "--force", image)
     return said, variables
-
-
-def _broken(kind: Kind, **values: object) -> Verdict:
-    return verdicts.broken(kind, causes.line(kind, **values))
 
 
 def _how_to_start_it() -> str:

@@ -53,7 +53,7 @@ def driver(root: Path = MACHINE) -> Verdict:
     """Whether the card's driver is loaded, whole and new enough, and the card new enough for PyTorch."""
     loaded = root / "proc/driver/nvidia/version"
     if not loaded.exists() and not (root / "dev/dxg").exists():
-        return _broken(Kind.GPU_DRIVER, **_why_not_loaded(root))
+        return causes.broken(Kind.GPU_DRIVER, **_why_not_loaded(root))
     found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", loaded.read_text() if loaded.exists() else "")
     version = found[0] if found else ""
     cards: list[list[str]] = []
@@ -62,14 +62,14 @@ def driver(root: Path = MACHINE) -> Verdict:
         if asked.returncode:
             said = asked.stdout + asked.stderr
             why = {"is_not": f"does not answer ({causes.explain(said)})", "next_step": "sudo reboot"}
-            return _broken(_kind(said) or Kind.GPU_DRIVER, **why)
+            return causes.broken(_kind(said) or Kind.GPU_DRIVER, **why)
         cards = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == 3]
     for name, number, capability, _ in cards:
         version = number
         if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _OLDEST_CARD:
-            return _broken(Kind.GPU_OLD, card=name, capability=capability)
+            return causes.broken(Kind.GPU_OLD, card=name, capability=capability)
     if version and int(version.split(".")[0]) < _OLDEST_DRIVER:
-        return _broken(Kind.GPU_DRIVER_OLD, have=f" {version}")
+        return causes.broken(Kind.GPU_DRIVER_OLD, have=f" {version}")
     told = "; ".join(f"{name}, {memory}" for name, _, _, memory in cards)
     return verdicts.well(f"{version}: {told}" if told else version, driver=version)
 
@@ -83,11 +83,11 @@ def hand_over() -> Verdict:
 def _look_at(said: str, variables: dict[str, str]) -> Verdict:
     """What the engine said when it was asked for the GPUs as `variables` have it."""
     if "," in variables.get("WORKSPACE_GPUS", ""):
-        return _broken(Kind.GPU_CDI_ONE)
+        return causes.broken(Kind.GPU_CDI_ONE)
     if kind := _kind(said):
         has_toolkit = any(map(shutil.which, _TOOLKIT)) or "nvidia" in engine.info().get("Runtimes", {})
         if kind is Kind.GPU_HAND_OVER and not has_toolkit:
-            return _broken(Kind.GPU_TOOLKIT)
+            return causes.broken(Kind.GPU_TOOLKIT)
         return verdicts.broken(kind, causes.explain(said))
     if "nothing" not in said:  # which is not found: that comes last
         return verdicts.warning("unknown", f"the engine says of it: {causes.explain(said)}")
@@ -179,10 +179,6 @@ def _why_not_loaded(root: Path) -> dict[str, str]:
     if (root / "sys/module/nouveau").exists():
         return {"is_not": "is nouveau, which has no CUDA", "next_step": causes.INSTALL_DRIVER}
     return {"is_not": "is not installed", "next_step": causes.INSTALL_DRIVER}
-
-
-def _broken(kind: Kind, **values: object) -> Verdict:
-    return verdicts.broken(kind, causes.line(kind, **values))
 
 
 def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -41,7 +41,7 @@ def cpus(workspace: Workspace) -> Verdict:
         float(workspace.configuration["services"][compose.SERVICE].get("cpus", 0)),
     )
     if has and asked > has:
-        return _broken(Kind.CPUS, line=f"{asked:g} asked for, {has} there")
+        return causes.broken(Kind.CPUS, line=f"{asked:g} asked for, {has} there")
     told = [line.removeprefix("WARNING: ") for line in engine.info().get("Warnings") or () if "limit" in line]
     if told:
         return verdicts.warning(
@@ -82,7 +82,7 @@ def room(place: Path, *, built: bool) -> Verdict:
         return verdicts.unseen("disk-elsewhere", "the engine's disk cannot be seen from here")
     free = shutil.disk_usage(place).free
     if free < _FULL:
-        return _broken(Kind.DISK)
+        return causes.broken(Kind.DISK)
     gb = f"{free / 1e9:.1f}"
     if free < _FEW and not built:
         return verdicts.warning(
@@ -102,7 +102,7 @@ def port(workspace: Workspace) -> Verdict:
         if any(ours in each["Labels"].split(",") for each in containers):
             continue
         if number < _FIRST_OF_ALL_USERS and _is_rootless() and number < _first_of_all_users():
-            return _broken(Kind.ROOTLESS_PORT)
+            return causes.broken(Kind.ROOTLESS_PORT)
         owner = f"the container {containers[0]['Names']}" if containers else None
         if found := trouble(bind, number, owner, http=workspace.tls and number != workspace.port()):
             return found
@@ -121,12 +121,12 @@ def trouble(bind: str, number: int, owner: str | None = None, *, http: bool = Fa
                 is_taken = other.connect_ex(("127.0.0.1", number)) == 0
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return _broken(Kind.ADDRESS)
+                return causes.broken(Kind.ADDRESS)
             is_taken = True
         else:
             is_taken = False
     values = {"port": number, "other_port": number + 1, "whose": owner or _program(number)}
-    return _broken(Kind.HTTP_PORT if http else Kind.PORT, **values) if is_taken else None
+    return causes.broken(Kind.HTTP_PORT if http else Kind.PORT, **values) if is_taken else None
 
 
 def firewall(bind: str, number: int, *, in_docker: bool, root: Path = MACHINE) -> Verdict:
@@ -179,10 +179,6 @@ def _is_elsewhere() -> bool:
 @functools.cache
 def _contexts_address() -> str:
     return _run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
-
-
-def _broken(kind: Kind, **values: object) -> Verdict:
-    return verdicts.broken(kind, causes.line(kind, **values))
 
 
 def _run(*command: str) -> str:

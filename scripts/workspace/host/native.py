@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 
-from workspace.base import places
+from workspace.base import network, places
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
 from workspace.host import causes, venv
@@ -24,8 +24,6 @@ _ENDS_WITHIN_S = 45
 _LOG = places.NATIVE / "server.log"
 _RECORD = places.NATIVE / "server.json"
 _COMMANDS = places.NATIVE / "commands"
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Past HTTP_PROXY, which knows nothing of this machine's own ports."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Server:
         """Whether it is there and serves."""
         here = "127.0.0.1" if self.bind == "0.0.0.0" else self.bind  # noqa: S104
         try:
-            _DIRECTLY.open(f"http://{here}:{self.port}/api", timeout=5).close()
+            network.directly().open(f"http://{here}:{self.port}/api", timeout=5).close()
         except (OSError, urllib.error.URLError):
             return False
         return _alive(self.pid)

@@ -6,11 +6,10 @@ import urllib.request
 from datetime import datetime
 from typing import Any
 
-from workspace.base import cli
+from workspace.base import cli, network
 from workspace.lab import access
 
 _STATUS = "http://localhost:8888/api/status"
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def seconds(status: dict[str, Any], now: float) -> float:
@@ -21,7 +20,7 @@ def seconds(status: dict[str, Any], now: float) -> float:
 def main() -> None:
     """Say the seconds."""
     request = urllib.request.Request(_STATUS, headers={"Authorization": f"token {access.token_in_use()}"})
-    with _DIRECTLY.open(request, timeout=10) as answer:
+    with network.directly().open(request, timeout=10) as answer:
         cli.say(f"{seconds(json.load(answer), time.time()):.0f}")
 
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from labs import REPOSITORY
+from PIL import Image
 
 PARAMETERS = """\
 x: int = 1  # a whole number (0 to 10)
@@ -54,6 +56,30 @@ def command(work: Path, name: str, *given: object) -> subprocess.CompletedProces
         timeout=120,
         check=False,
     )
+
+
+def python(work: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in that folder, where a kernel would be, with the workspace's packages."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=work,
+        env=environment(work) | {"PYTHONPATH": str(REPOSITORY / "scripts")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def images_of_two_kinds(folder: Path, train: int) -> Path:
+    """Make a folder of `train` dark and as many light images to learn from, and 10 of each to test."""
+    chance = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", 10)):
+        for name, level in (("dark", 60), ("light", 180)):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(level - 50, level + 50, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return folder
 
 
 def leaderboard(folder: Path) -> list[dict[str, str]]:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import missing
-from labs import REPOSITORY
-from small import command, environment
+from small import command, python
 from workspace.base.cli import UserError
 from workspace.runs.folders import Record, Run
 from workspace.runs.sweep_record import SweepRecord
@@ -113,14 +112,7 @@ def test_mlflow_reads_parameters_metrics_curves_and_the_notebook(work: Path) -> 
     installer = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable]
     if subprocess.run([*installer, "--target", str(packages), MLFLOW], check=False).returncode:
         missing("network", "MLflow cannot be installed here")
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE_AND_READ],
-        cwd=work,
-        env=environment(work) | {"PYTHONPATH": str(REPOSITORY / "scripts")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(work, TWICE_AND_READ)
     assert done.returncode == 0, done.stderr
     first, _, again, _, found = done.stdout.splitlines()
     assert (first, again) == ("2 of 2 runs exported", "0 of 2 runs exported, 2 were there before")

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from lesson import machine
-from PIL import Image
-from small import command
+from small import command, images_of_two_kinds
 from workspace.base.cli import UserError
 from workspace.bench import gpu
 from workspace.host import engine
@@ -16,15 +14,7 @@ from workspace.host import engine
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few images of two kinds, light and dark."""
-    made = tmp_path_factory.mktemp("bench") / "images"
-    chance = np.random.default_rng(0)
-    for part, count in (("train", 80), ("test", 10)):
-        for name, level in (("dark", 60), ("light", 180)):
-            (made / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = chance.integers(level - 50, level + 50, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(made / part / name / f"{number}.png")
-    return made
+    return images_of_two_kinds(tmp_path_factory.mktemp("bench") / "images", 80)
 
 
 def test_it_measures_lesson_and_sweep_and_says_what_it_could_not_try(

@@ -4,15 +4,13 @@ import html
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from labs import REPOSITORY, wait_until
-from small import METRICS, PARAMETERS, command, environment, notebook
+from labs import wait_until
+from small import METRICS, PARAMETERS, command, environment, notebook, python
 from workspace.base.cli import UserError
 from workspace.lab import contents
 from workspace.panel import form, panel, still
@@ -426,13 +424,6 @@ def test_what_is_saved_of_a_widget_with_a_still_is_the_still() -> None:
 
 def test_a_notebook_that_is_not_there_is_one_line(work: Path) -> None:
     code = "from workspace import panel\npanel.show('none.ipynb')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=work,
-        env=environment(work) | {"PYTHONPATH": str(REPOSITORY / "scripts")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(work, code)
     assert done.stderr.splitlines()[-1].endswith("UserError: there is no none.ipynb here")
     assert UserError("a line")._render_traceback_() == ["a line"]

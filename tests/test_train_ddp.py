@@ -8,13 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import train_ddp
 from labs import REPOSITORY
-from PIL import Image
-from small import command
+from small import command, images_of_two_kinds
 from workspace.bench import gpu
 
 SCRIPT = str(REPOSITORY / "notebooks/train_ddp.py")
@@ -23,15 +21,7 @@ SCRIPT = str(REPOSITORY / "notebooks/train_ddp.py")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few images of two kinds, light and dark."""
-    folder = tmp_path_factory.mktemp("data")
-    chance = np.random.default_rng(0)
-    for part, count in (("train", 40), ("test", 10)):
-        for name, level in (("dark", 60), ("light", 180)):
-            (folder / part / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = chance.integers(level - 50, level + 50, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
-    return folder
+    return images_of_two_kinds(tmp_path_factory.mktemp("data"), 40)
 
 
 def options(data: Path, output: Path, batch_size: int = 16) -> list[str]:

@@ -484,21 +484,20 @@ def test_mirrors(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:  # noqa
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for path, fast_enough, kind in (
-            ("archive", 0.001, "well"),
+            ("archive", 0.001, "no-images"),
             ("archive", 1e9, "mirrors-slow"),
             ("nothing", 1e9, "mirrors-out-of-reach"),
         ):
             monkeypatch.setattr(inside, "_FAST_KB_S", fast_enough)
             monkeypatch.setenv("CIFAR10_MIRRORS", f"http://127.0.0.1:{server.server_port}/{path}")
-            assert inside.mirrors(python).kind == kind
+            assert inside.images(python).kind == kind
         server.shutdown()
     monkeypatch.setenv("CIFAR10_MIRRORS", "none")
-    assert inside.mirrors(python).kind == "mirrors-out-of-reach"
-    assert inside.images(python).kind == "no-images"
+    assert inside.images(python).kind == "mirrors-out-of-reach"
     assert inside.images(Path("/nowhere/python")).state is State.UNSEEN
 
 
-@pytest.mark.parametrize(("trusted", "kind"), [(False, "mirrors-certificate"), (True, "well")])
+@pytest.mark.parametrize(("trusted", "kind"), [(False, "mirrors-certificate"), (True, "no-images")])
 def test_mirror_whose_certificate_is_not_trusted_here_is_told_with_the_setting(
     monkeypatch: pytest.MonkeyPatch,
     places: Path,  # noqa: ARG001
@@ -522,16 +521,15 @@ def test_mirror_whose_certificate_is_not_trusted_here_is_told_with_the_setting(
         server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("CIFAR10_MIRRORS", f"https://localhost:{server.server_port}/archive")
-        verdict = inside.mirrors(Path(sys.executable))
+        verdict = inside.images(Path(sys.executable))
         server.shutdown()
     assert verdict.kind == kind
     assert trusted or "WORKSPACE_CA_BUNDLE" in verdict.text
 
 
 def test_images_that_are_there_need_no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "_images", lambda _: (True, []))
-    assert inside.images(Path()).kind == "well"
-    assert inside.mirrors(Path()).state is State.ABSENT
+    monkeypatch.setattr(inside, "_holdings", lambda _: (True, ["http://mirror.invalid/x"]))
+    assert inside.images(Path(sys.executable)).kind == "well"
 
 
 def test_metadata_address() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lesson import driver
+from lesson import system
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State
 from workspace.host import engine, gpu
@@ -258,7 +258,7 @@ def test_pytorch_that_is_not_there_or_does_not_import(machine: Machine, tmp_path
     assert gpu.in_pytorch(python, machine.root).kind == "pytorch"
 
 
-@pytest.mark.parametrize(("closed", "kind"), [(driver.LOST, "gpu-lost"), ("closed to uid 1000", "gpu-closed")])
+@pytest.mark.parametrize(("closed", "kind"), [(system.LOST, "gpu-lost"), ("closed to uid 1000", "gpu-closed")])
 def test_pytorch_need_not_be_asked_where_the_driver_is_closed(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, closed: str, kind: str
 ) -> None:

@@ -13,10 +13,11 @@ import nbformat
 import pytest
 import torch
 from labs import REPOSITORY
-from lesson import driver, machine, parameters
+from lesson import machine, parameters, system
 from small import METRICS, PARAMETERS, arguments, environment, notebook
 from workspace.base.verdicts import State
-from workspace.host import causes, gpu, venv
+from workspace.host import gpu, venv
+from workspace.host.causes import Cause
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 LESSON = nbformat.read(REPOSITORY / "notebooks/first_pytorch_classifier.ipynb", as_version=4)
@@ -103,13 +104,13 @@ def test_a_gpu_that_is_here_and_closed_is_told_with_the_cure(
 def test_the_doctor_names_a_lost_gpu_before_it_asks_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, errno.EPERM)
     found = gpu.in_pytorch(Path(sys.executable))
-    assert (found.state, found.kind, found.text) == (State.BROKEN, causes.Kind.GPU_LOST, driver.LOST)
+    assert (found.state, found.kind, found.text) == (State.BROKEN, Cause.GPU_LOST.kind, system.LOST)
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.ENXIO, errno.ENODEV])
 def test_a_driver_that_is_not_there_is_no_lost_gpu(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, number)
-    assert driver.lost() is None
+    assert system.lost() is None
 
 
 def test_the_lesson_names_a_card_too_old_and_computes_on_the_cpu(

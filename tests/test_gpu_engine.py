@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import missing
 from labs import REPOSITORY, Container, wait_until
-from lesson import driver
+from lesson import system
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State
 from workspace.host import causes, gpu
 from workspace.host import engine as host_engine
+from workspace.host.causes import Cause
 
 # What NVIDIA's hook does, as far as it can be seen from here: the driver's programs come into the container's root,
 # which is read-only only later, and a GPU that is not there stops the start. This machine has the GPUs 0 to 3. The
@@ -208,7 +209,7 @@ def test_a_kernel_of_the_hardened_lab_sees_all_gpus(engine_with_gpus: Engine, pr
 def test_a_gpu_that_the_control_group_does_not_know_is_told_below_the_cell(
     engine_with_gpus: Engine, printed: dict
 ) -> None:
-    assert printed["stderr"] == (f"workspace: {driver.LOST}.\n" if engine_with_gpus.way == "hook" else "")
+    assert printed["stderr"] == (f"workspace: {system.LOST}.\n" if engine_with_gpus.way == "hook" else "")
 
 
 def test_gpus_that_are_left_out_do_not_reach_it(engine_with_gpus: Engine) -> None:
@@ -248,7 +249,7 @@ def test_a_driver_that_the_hook_does_not_find_is_named(
     finally:
         missing_driver.unlink()
     if engine_with_gpus.way == "hook":
-        assert (found.kind, found.state) == (causes.Kind.GPU_DRIVER, State.BROKEN)
+        assert (found.kind, found.state) == (Cause.GPU_DRIVER.kind, State.BROKEN)
         assert "`nvidia-smi` must work here first" in found.text
     else:
         assert found.state is State.WELL, "CDI has no hook"
@@ -264,5 +265,5 @@ def test_an_engine_that_knows_no_way_to_a_gpu_is_told_with_the_command_that_help
     monkeypatch.setenv("DOCKER_HOST", lacking.address)
     with lacking.running():
         said, variables = host_engine.hand_over()
-    assert (causes.kind(said), variables) == (causes.Kind.GPU_HAND_OVER, {})
+    assert (causes.find(said), variables) == (Cause.GPU_HAND_OVER, {})
     assert "sudo nvidia-ctk runtime configure --runtime=docker" in causes.explain(said)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from labs import REPOSITORY, Lab, command, free_port, wait_until
-from workspace.base import network
+from workspace.base import network, programs
 from workspace.base.cli import UserError
-from workspace.host import causes, progress, start
+from workspace.host import causes, compose, start
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_the_build_decides_is_said_and_the_rest_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = "#5 [2/9] RUN uv\\n#5 0.3 downloading\\n#5 0.4 workspace: the larger one is taken.\\n"
-    assert progress.run(["printf", output], os.environ, tmp_path / "log", "Building", progress.build_step)
+    assert programs.follow(["printf", output], os.environ, tmp_path / "log", "Building", compose.build_step)
     assert capsys.readouterr().out == "the larger one is taken.\n"
     assert "downloading" in (tmp_path / "log").read_text()
 
@@ -260,7 +260,7 @@ def test_native_start_on_a_taken_port_leaves_nothing_running(checkout: Path, wit
         taken.listen()
         refused = command(checkout, "scripts/start", **without_engine)
     assert refused.returncode == 1
-    assert "is taken by another program" in refused.stderr
+    assert "is taken by" in refused.stderr
     assert command(checkout, "scripts/link", **without_engine).returncode == 1
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY
-from workspace.host.installer import Installer
+from workspace.host import venv
 
 
 def wheel(folder: Path, name: str, version: str) -> None:
@@ -127,10 +127,13 @@ def test_one_that_belongs_to_another_checkout_is_left_alone(clone: Clone, tmp_pa
 
 
 @pytest.mark.parametrize(("more", "replaced"), [("", False), ("0", True)])
-def test_uv_of_another_version_is_replaced(tmp_path: Path, more: str, replaced: bool) -> None:
+def test_uv_of_another_version_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, replaced: bool
+) -> None:
+    monkeypatch.setattr(venv, "PYTHON", tmp_path / "python")
     locked = (REPOSITORY / "docker/uv.txt").read_text().split()[0].removeprefix("uv==")
     for name, does in (("uv", f"echo uv {locked}{more} of today"), ("python", f"touch '{tmp_path}/installed'")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
-    Installer(tmp_path / "python")
+    venv.uv()
     assert (tmp_path / "installed").exists() == replaced

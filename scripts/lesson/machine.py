@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from lesson import driver
+from lesson import system
+from lesson.system import cpu_quota
 
 # Threads that wait for work keep their CPU busy for a while, in case more comes. The default while is so long that
 # training gets four times slower as soon as another program wants a CPU.
@@ -18,39 +19,18 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 WATCHED = "JPY_SESSION_NAME" in os.environ
 
 
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the control group allows, such as 1.5, or None where it sets no limit.
-
-    A container limited to 2 of 64 CPUs still sees 64: as many threads would get in each other's way. Reads version 2
-    of the kernel's control groups (cpu.max), else version 1 (cpu.cfs_quota_us):
-    https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
-    """
-    for quota, period in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            words = (root / quota).read_text().split() + ((root / period).read_text().split() if period else [])
-            allowed, every = float(words[0]), float(words[1])
-        except (OSError, ValueError, IndexError):  # no such file, "max" (no limit), or not the form we know
-            continue
-        if allowed > 0 and every > 0:  # version 1 writes -1 for "no limit"
-            return allowed / every
-    return None
-
-
 def threads(most: int) -> int:
     """Threads to compute with: at most `most`, the CPUs this process may run on, and its control group's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(most, cpus, int(cpu_quota() or cpus)))
 
 
-def memory(root: Path = Path("/sys/fs/cgroup")) -> int:
+def memory(cgroups: Path = system.CGROUPS) -> int:
     """Bytes that this machine has free, or that its control group allows, whichever is less."""
     import psutil
 
-    limits = [psutil.virtual_memory().available]
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max" (no limit)
-            limits.append(int((root / file).read_text()))
-    return min(limits)
+    free = psutil.virtual_memory().available
+    return min(free, system.memory_limit(cgroups) or free)
 
 
 def peak_memory() -> int:
@@ -104,7 +84,7 @@ def gpu_works() -> bool:
     import torch
 
     if not torch.cuda.is_available():
-        if why := driver.lost():
+        if why := system.lost():
             print(f"No GPU can be used: {why}.")
         return False
     mine = torch.cuda.get_device_capability()

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workspace.base import cli, places
+from workspace.base import cli, places, programs
 from workspace.base.cli import UserError
 from workspace.base.terminal import StatusLine
 from workspace.base.waiting import wait_until
 from workspace.bench.measuring import Table, free_port
-from workspace.lab import serve
 
 _STARTS_WITHIN_S = 120
 _SETTLES_WITHIN_S = 30
@@ -278,7 +277,7 @@ def _server(folder: Path) -> Any:  # noqa: ANN401
     lab = Lab(f"http://127.0.0.1:{port}", token, psutil.Process(process.pid), log)
     try:
         if not wait_until(lambda: _listens(port) or process.poll() is not None, _STARTS_WITHIN_S) or process.poll():
-            raise UserError(f"the server did not start: {serve.last_words(log.read_text())}")
+            raise UserError(f"the server did not start: {programs.last_words(log.read_text())}")
         cli.say(f"A server of its own at {lab.url}; this takes about ten minutes.")
         yield lab
     finally:

@@ -90,7 +90,7 @@ def compared(costs: dict[tuple[str, str], Cost]) -> Table:
 
 def _fresh(folder: Path) -> str:
     """The Python of a new environment with papermill and what it asks for. Raises UserError without a network."""
-    installer, python = str(venv.installer().uv), str(folder / "bin/python")
+    installer, python = str(venv.uv()), str(folder / "bin/python")
     wanted = [f"papermill=={version('papermill')}", "ipykernel"]
     for command in (
         [installer, "venv", "--quiet", "--python", sys.executable, str(folder)],

@@ -3,17 +3,18 @@
 import functools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from workspace.base import cli, network, places, settings
+from workspace.base import cli, network, places, programs, settings
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
-from workspace.host import causes, engine, progress
-from workspace.lab import access, serve
+from workspace.host import causes, engine
+from workspace.lab import access
 
 SERVICE = "workspace"
 TLS = "tls"
@@ -111,9 +112,9 @@ class Workspace:
         # and nobody's container is made anew because somebody else started theirs.
         command = self._command(f"--project-name={_BUILDER}", "--progress=plain", "build", SERVICE)
         log = places.NATIVE / "build.log"
-        if progress.run(command, self._environment(), log, "Building", progress.build_step):
+        if programs.follow(command, self._environment(), log, "Building", build_step):
             return
-        cause = self._cause(log.read_text())
+        cause = causes.explain(log.read_text(), self.port())
         if engine.has_image(self.image()):
             cli.say(f"The image could not be brought up to date ({cause}); starting the one that is there.")
         else:
@@ -121,10 +122,10 @@ class Workspace:
 
     def _pull(self) -> None:
         log = places.NATIVE / "pull.log"
-        if not progress.run(["docker", "pull", self.image()], self._environment(), log, "Pulling", str.strip):
+        if not programs.follow(["docker", "pull", self.image()], self._environment(), log, "Pulling", str.strip):
             raise UserError(
-                f"WORKSPACE_IMAGE, {self.image()}, cannot be pulled: {serve.last_words(log.read_text())}; where it is "
-                "private, `docker login` first; without the setting the image is built here"
+                f"WORKSPACE_IMAGE, {self.image()}, cannot be pulled: {programs.last_words(log.read_text())}; where it "
+                "is private, `docker login` first; without the setting the image is built here"
             )
 
     def _require_fitting_image(self) -> None:
@@ -151,8 +152,7 @@ class Workspace:
 
     def compose(self, *arguments: str) -> int:
         """Run Compose for a person at the terminal, who sees what it says; its exit code."""
-        command = self._command(*arguments)
-        return subprocess.run(command, cwd=places.REPOSITORY, env=self._environment(), check=False).returncode
+        return self._run(*arguments).returncode
 
     def provide_image_unless_there(self) -> None:
         """Pull or build the image where there is none. Raises UserError with the cause."""
@@ -161,10 +161,11 @@ class Workspace:
 
     def up(self) -> None:
         """Start the container and wait until it answers. Raises UserError with the cause; then nothing runs."""
-        started = self._compose("up", "--detach", "--no-build", SERVICE, *([TLS] if self.tls else []))
-        if started.returncode:
-            self._compose("down")
-            raise UserError(self._cause(started.stderr))
+        try:
+            self._do("up", "--detach", "--no-build", SERVICE, *([TLS] if self.tls else []))
+        except UserError:
+            self._ask("down")
+            raise
         self._wait_until_healthy()
 
     def rotate_token(self) -> None:
@@ -178,15 +179,13 @@ class Workspace:
         else:
             rotated = self.module("workspace.lab.access", "rotate")
             if rotated.returncode:
-                raise UserError(serve.last_words(rotated.stderr))
-        restarted = self._compose("restart", SERVICE)
-        if restarted.returncode:
-            raise UserError(self._cause(restarted.stderr))
+                raise UserError(programs.last_words(rotated.stderr))
+        self._do("restart", SERVICE)
         self._wait_until_healthy()
 
     def link(self, default_host: str) -> str:
         """The link, from the container's own `link`. Raises UserError if it cannot tell."""
-        told = self._compose("exec", "-T", SERVICE, "lab-link", "--default-host", default_host)
+        told = self._ask("exec", "-T", SERVICE, "lab-link", "--default-host", default_host)
         if told.returncode:
             raise UserError(f"the running container does not tell its link: {told.stderr.strip()}")
         return told.stdout.strip()
@@ -195,12 +194,12 @@ class Workspace:
         """Put the delivered lesson beside the user's; the names of the files written."""
         done = self.module("workspace.lab.seed")
         if done.returncode:
-            raise UserError(f"the lesson could not be put back: {serve.last_words(done.stderr)}")
+            raise UserError(f"the lesson could not be put back: {programs.last_words(done.stderr)}")
         return done.stdout.splitlines()
 
     def idle_s(self) -> float | None:
         """For how many seconds nothing has worked in the lab; None where none answers."""
-        told = self._module("workspace.lab.idle") if self.running() else None
+        told = self.module("workspace.lab.idle") if self.running() else None
         return float(told.stdout) if told and told.returncode == 0 else None
 
     def run(self, *command: str, variables: list[str], **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
@@ -211,13 +210,7 @@ class Workspace:
         """
         passed = [argument for name in variables for argument in ("--env", name)]
         how = ["exec", *passed] if self.running() else ["run", "--rm", "--no-deps"]
-        return subprocess.run(
-            self._command("--progress=quiet", *how, *command),
-            cwd=places.REPOSITORY,
-            env=self._environment(),
-            check=False,
-            **options,
-        )
+        return self._run("--progress=quiet", *how, *command, **options)
 
     def archive(self, action: str, stdin: IO[bytes] | int | None = None, stdout: IO[bytes] | int | None = None) -> str:
         """Run workspace.lab.archive there and return what it told. Raises UserError where it fails."""
@@ -227,7 +220,7 @@ class Workspace:
             "workspace.lab.archive",
             action,
             variables=[],
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdin=stdin or subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
@@ -235,14 +228,12 @@ class Workspace:
         if done.returncode and not done.stderr.strip():
             raise UserError(f"the container ended before it was through (exit code {done.returncode}); do it again")
         if done.returncode:
-            raise UserError(serve.last_words(done.stderr))
+            raise UserError(programs.last_words(done.stderr))
         return done.stderr
 
     def down(self) -> None:
         """Stop and remove the container; volumes stay. A running cell is interrupted first."""
-        stopped = self._compose("down", "--remove-orphans")  # TLS's, where this does not know of it
-        if stopped.returncode:
-            raise UserError(self._cause(stopped.stderr))
+        self._do("down", "--remove-orphans")  # TLS's, where this does not know of it
 
     def kept(self) -> list[str]:
         """What a stop leaves in place, a line for each volume or folder."""
@@ -261,22 +252,23 @@ class Workspace:
             ended = self._ended()
         except UserError:
             return None
-        return (
-            serve.last_words(self._compose("logs", "--no-log-prefix", "--tail", "50", ended).stdout) if ended else None
-        )
+        return self._said(ended) if ended else None
 
     def _wait_until_healthy(self) -> None:
         outcome = wait_until(lambda: self._ended() or self._answers(), _HEALTHY_WITHIN_S, every_s=0.3)
         if not outcome:
             raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: scripts/doctor")
         if outcome is not True:  # the service that ended
-            log = self._compose("logs", "--no-log-prefix", "--tail", "50", outcome).stdout
-            self._compose("down")
+            said = self._said(outcome)
+            self._ask("down")
             what = "Caddy, which does TLS," if outcome == TLS else "the workspace"
-            raise UserError(f"{what} did not start: {serve.last_words(log)}")
+            raise UserError(f"{what} did not start: {said}")
+
+    def _said(self, service: str) -> str:
+        return programs.last_words(self._ask("logs", "--no-log-prefix", "--tail", "50", service).stdout)
 
     def _answers(self) -> bool:
-        return self._compose("exec", "-T", SERVICE, "python", "/opt/workspace/docker/healthcheck.py").returncode == 0
+        return self._ask("exec", "-T", SERVICE, "python", "/opt/workspace/docker/healthcheck.py").returncode == 0
 
     def _ended(self) -> str | None:
         """The service whose container has ended, or is started again and again."""
@@ -296,21 +288,25 @@ class Workspace:
 
     def module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this package in the running container."""
-        return self._compose("exec", *_MODULE, name, *arguments)
+        return self._ask("exec", *_MODULE, name, *arguments)
 
     def _configured_port(self) -> dict[str, str]:
         """The port that a browser connects to, as it is set."""
         return self.configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
 
-    def _compose(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self._command(*arguments),
-            cwd=places.REPOSITORY,
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def _do(self, *arguments: str) -> str:
+        """Have Compose do something and return what it says. Raises UserError with the cause."""
+        done = self._ask(*arguments)
+        if done.returncode:
+            raise UserError(causes.explain(done.stderr, self.port()))
+        return done.stdout
+
+    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run(*arguments, capture_output=True, text=True)
+
+    def _run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+        command, environment = self._command(*arguments), self._environment()
+        return subprocess.run(command, cwd=places.REPOSITORY, env=environment, check=False, **options)
 
     @functools.cached_property
     def configuration(self) -> dict[str, Any]:
@@ -318,7 +314,7 @@ class Workspace:
         for name in ("WORKSPACE_DIR", "WORKSPACE_SECRETS", "WORKSPACE_CA_BUNDLE"):
             if ":" in (settings.get(name) or ""):
                 raise UserError(f"{name} has a colon, which Docker cannot mount: {settings.get(name)}", cli.BAD_INPUT)
-        done = self._compose("config", "--format", "json")
+        done = self._ask("config", "--format", "json")
         if done.returncode:
             raise UserError(f"the settings do not fit docker-compose.yml: {done.stderr.strip()}", cli.BAD_INPUT)
         return json.loads(done.stdout)
@@ -328,21 +324,14 @@ class Workspace:
 
     def _ps(self, service: str | None = None) -> list[dict[str, Any]]:
         """The project's containers, or one service's; also of services in an overlay that this was not told about."""
-        listed = self._compose("ps", "--all", "--format", "json")
-        if listed.returncode:
-            raise UserError(self._cause(listed.stderr))
-        containers = [json.loads(line) for line in listed.stdout.splitlines()]
+        containers = [json.loads(line) for line in self._do("ps", "--all", "--format", "json").splitlines()]
         # One that was made for a single command, such as scripts/data, is not the workspace.
         lasting = [each for each in containers if "com.docker.compose.oneoff=True" not in each["Labels"]]
         return [container for container in lasting if service in (None, container["Service"])]
 
-    def _cause(self, said: str) -> str:
-        return causes.explain(said, self.port())
-
 
 def _inspect(container: Mapping[str, Any], what: str) -> str:
-    command = ["docker", "inspect", "--format", what, container["ID"]]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return programs.ask("docker", "inspect", "--format", what, container["ID"], check=True).stdout.strip()
 
 
 def _no_token_is_no_folder() -> dict[str, str]:
@@ -357,3 +346,12 @@ def _no_token_is_no_folder() -> dict[str, str]:
     except OSError:  # one that this user cannot read, either
         pass
     return {}
+
+
+def build_step(said: str) -> str | None:
+    """Where a build is: BuildKit begins a step with `#12 [3/9] RUN ...`, and goes on with `#12 0.7 what it says`."""
+    if step := re.match(r"#\d+ \[.*?(\d+/\d+)\] (?:RUN )?(.*)", said):
+        command = re.sub(r"--mount=\S+\s+|if .*? fi\s+&& |export .*?\s+&& |cd \S+\s+&& ", "", step[2])
+        return f"{step[1]} {command}"
+    output = re.match(r"#\d+ (?:\d+\.\d+ (.*)|exporting layers$)", said)
+    return (output[1] or "writing the image") if output else None

@@ -3,12 +3,11 @@
 import functools
 import json
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
-from workspace.base import cli, places, settings, verdicts
+from workspace.base import cli, places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Finding, State, Verdict
 from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, start, venv, visitor
@@ -146,7 +145,7 @@ class Host:
         if self.has_engine:
             return machine.port(self.workspace)
         number = int(settings.get("WORKSPACE_PORT") or access.DEFAULT_PORT)
-        trouble = machine.trouble(settings.get("WORKSPACE_BIND") or address.EVERYWHERE, number)
+        trouble = machine.trouble(settings.get("WORKSPACE_BIND") or address.EVERYWHERE, number, natively=True)
         return trouble or verdicts.well(f"{number} is free", port=number)
 
     def firewall(self) -> Verdict:
@@ -179,19 +178,16 @@ class Host:
 
     def in_container(self) -> Iterator[Finding]:
         """What the doctor in the container finds."""
-        asked = verdicts.watched(self._ask_container, "in the container")
+        asked = verdicts.watched(lambda: self.workspace.module("workspace.host.doctor"), "in the container")
         try:
             for line in json.loads(asked.stdout):
                 told = line["verdict"]
                 verdict = Verdict(State(told["state"]), told["text"], told["kind"], told["facts"])
                 yield Finding(line["layer"], verdict, line["seconds"])
         except ValueError:
-            said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
+            said = programs.last_words(asked.stderr)
             why = "its image is of an older release: scripts/stop and scripts/start" if "No module" in said else said
             yield Finding("inside", verdicts.unseen("no-doctor", why))
-
-    def _ask_container(self) -> subprocess.CompletedProcess[str]:
-        return self.workspace.module("workspace.host.doctor")
 
     def _bind_and_port(self) -> tuple[str, int]:
         if isinstance(self.running, native.Server):

@@ -10,18 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from workspace.base import settings, verdicts
+from workspace.base import programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
 from workspace.host import causes
-from workspace.host.causes import Kind
+from workspace.host.causes import Cause
 
 _OLDEST = 25
 _OLDEST_COMPOSE = (2, 24)
 _ANSWERS_WITHIN_S = 20
-_ELSEWHERE = {Kind.ENGINE_SILENT, Kind.ENGINE_UNREACHABLE, Kind.NO_DOCKER}
+_ELSEWHERE = {cause.kind for cause in (Cause.ENGINE_SILENT, Cause.ENGINE_UNREACHABLE, Cause.NO_DOCKER)}
 
 _MACHINES_OWN = 512 << 20
+NOT_HANDED_OVER = (Cause.GPU_HAND_OVER, Cause.GPU_CDI_FILE)
 _CDI = "nvidia.com/gpu="
 """What a GPU's name begins with in CDI, the engine's own way to hand over devices that a file describes."""
 
@@ -38,21 +39,21 @@ def is_installed() -> bool:
 def look() -> Verdict:
     """Whether an engine answers, may be used and is new enough."""
     if not is_installed():
-        return causes.broken(Kind.NO_DOCKER)
+        return Cause.NO_DOCKER.broken()
     try:
         asked = _run("version", "--format", "{{.Server.Version}}", timeout=_ANSWERS_WITHIN_S)
     except subprocess.TimeoutExpired:
-        return causes.broken(Kind.ENGINE_SILENT, seconds=_ANSWERS_WITHIN_S)
+        return Cause.ENGINE_SILENT.broken(seconds=_ANSWERS_WITHIN_S)
     if "permission denied" in asked.stderr:
-        return causes.broken(Kind.ENGINE_PERMISSION)
+        return Cause.ENGINE_PERMISSION.broken()
     if asked.returncode:
-        said = (asked.stderr.strip() or asked.stdout.strip() or "it gives no reason").splitlines()[-1]
-        return causes.broken(Kind.ENGINE_UNREACHABLE, said=said, start_it=_how_to_start_it())
+        said = programs.last_words(asked.stderr or asked.stdout)
+        return Cause.ENGINE_UNREACHABLE.broken(said=said, start_it=_how_to_start_it())
     version = ".".join(re.findall(r"\d+", asked.stdout)[:3])
     if version and int(version.split(".")[0]) < _OLDEST:
         if "podman" in _run("--version").stdout:
-            return causes.broken(Kind.PODMAN)
-        return causes.broken(Kind.ENGINE_OLD, have=f", and this is {version}")
+            return Cause.PODMAN.broken()
+        return Cause.ENGINE_OLD.broken(have=f", and this is {version}")
     if "snap" in Path(shutil.which("docker") or "").parts:
         text = "this Docker is the snap's: it hands over no GPU and sees no folder outside of your home"
         return verdicts.warning("engine-snap", text, docker=version)
@@ -65,7 +66,7 @@ def look_at_compose() -> Verdict:
     numbers = re.findall(r"\d+", asked.stdout)[:3]
     if asked.returncode or tuple(map(int, numbers[:2])) < _OLDEST_COMPOSE:
         have = f"is {asked.stdout.strip()}" if not asked.returncode else "is missing"
-        return causes.broken(Kind.COMPOSE, have=have, wanted=".".join(map(str, _OLDEST_COMPOSE)))
+        return Cause.COMPOSE.broken(have=have, wanted=".".join(map(str, _OLDEST_COMPOSE)))
     return verdicts.well(f"Docker Compose {'.'.join(numbers)}", compose=".".join(numbers))
 
 
@@ -98,15 +99,14 @@ def hand_over() -> tuple[str, dict[str, str]]:
     With it come the variables by which docker-compose.gpu.yml asks in the way that works: by NVIDIA's runtime or hook,
     which need none, or by CDI, which an engine without those may have.
     """
-    empty = subprocess.run(["docker", "import", "-"], input=b"\0" * 10240, capture_output=True, check=False)
-    image = empty.stdout.decode().strip()
+    image = programs.ask("docker", "import", "-", input="\0" * 10240).stdout.strip()
     # There is nothing to run in an empty image; only a failure to hand over the GPU comes before that is noticed.
     gpus = settings.get("WORKSPACE_GPUS") or "all"
     said, variables = _run("run", "--rm", f'--gpus="device={gpus}"', image, "nothing").stderr, {}
-    if causes.kind(said) is Kind.GPU_HAND_OVER:
+    if causes.find(said) in NOT_HANDED_OVER:
         devices = [f"{_CDI}{name}" for name in gpus.removeprefix(_CDI).split(",")]
         by_cdi = _run("run", "--rm", *(f"--device={device}" for device in devices), image, "nothing").stderr
-        if causes.kind(by_cdi) is not Kind.GPU_HAND_OVER:
+        if causes.find(by_cdi) not in NOT_HANDED_OVER:
             said, variables = by_cdi, {"WORKSPACE_GPU_DRIVER": "cdi", "WORKSPACE_GPUS": ",".join(devices)}
     _run("image", "rm", "--force", image)
     return said, variables
@@ -162,4 +162,4 @@ def _projects(what: str, like: str) -> set[str]:
 
 
 def _run(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)
+    return programs.ask("docker", *arguments, timeout=timeout)

@@ -7,13 +7,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from lesson.driver import LOST, lost
+from lesson.system import LOST, lost
 
-from workspace.base import places, verdicts
+from workspace.base import places, programs, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
 from workspace.host import causes, engine
-from workspace.host.causes import Kind
+from workspace.host.causes import Cause
 
 MACHINE = Path("/")
 
@@ -46,14 +46,14 @@ def card(root: Path = MACHINE) -> Verdict:
     found = [each for each in devices if _is_gpu(each)]
     if found or _handed_over(root) or (root / "proc/driver/nvidia/version").exists():
         return verdicts.well(f"NVIDIA cards on the bus: {len(found)}", cards=len(found))
-    return verdicts.absent(Kind.GPU_NONE, "this machine has no NVIDIA GPU; the workspace computes on the CPU")
+    return verdicts.absent(Cause.GPU_NONE.kind, "this machine has no NVIDIA GPU; the workspace computes on the CPU")
 
 
 def driver(root: Path = MACHINE) -> Verdict:
     """Whether the card's driver is loaded, whole and new enough, and the card new enough for PyTorch."""
     loaded = root / "proc/driver/nvidia/version"
     if not loaded.exists() and not (root / "dev/dxg").exists():
-        return causes.broken(Kind.GPU_DRIVER, **_why_not_loaded(root))
+        return Cause.GPU_DRIVER.broken(**_why_not_loaded(root))
     found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", loaded.read_text() if loaded.exists() else "")
     version = found[0] if found else ""
     cards: list[list[str]] = []
@@ -61,15 +61,15 @@ def driver(root: Path = MACHINE) -> Verdict:
         asked = _run("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
         if asked.returncode:
             said = asked.stdout + asked.stderr
-            why = {"is_not": f"does not answer ({causes.explain(said)})", "next_step": "sudo reboot"}
-            return causes.broken(_kind(said) or Kind.GPU_DRIVER, **why)
+            cause = _cause(said) or Cause.GPU_DRIVER
+            return cause.broken(is_not=f"does not answer ({causes.explain(said)})", next_step="sudo reboot")
         cards = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == 3]
     for name, number, capability, _ in cards:
         version = number
         if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _OLDEST_CARD:
-            return causes.broken(Kind.GPU_OLD, card=name, capability=capability)
+            return Cause.GPU_OLD.broken(card=name, capability=capability)
     if version and int(version.split(".")[0]) < _OLDEST_DRIVER:
-        return causes.broken(Kind.GPU_DRIVER_OLD, have=f" {version}")
+        return Cause.GPU_DRIVER_OLD.broken(have=f" {version}")
     told = "; ".join(f"{name}, {memory}" for name, _, _, memory in cards)
     return verdicts.well(f"{version}: {told}" if told else version, driver=version)
 
@@ -83,12 +83,12 @@ def hand_over() -> Verdict:
 def _look_at(said: str, variables: dict[str, str]) -> Verdict:
     """What the engine said when it was asked for the GPUs as `variables` have it."""
     if "," in variables.get("WORKSPACE_GPUS", ""):
-        return causes.broken(Kind.GPU_CDI_ONE)
-    if kind := _kind(said):
+        return Cause.GPU_CDI_ONE.broken()
+    if cause := _cause(said):
         has_toolkit = any(map(shutil.which, _TOOLKIT)) or "nvidia" in engine.info().get("Runtimes", {})
-        if kind is Kind.GPU_HAND_OVER and not has_toolkit:
-            return causes.broken(Kind.GPU_TOOLKIT)
-        return verdicts.broken(kind, causes.explain(said))
+        if cause in engine.NOT_HANDED_OVER and not has_toolkit:
+            return Cause.GPU_TOOLKIT.broken()
+        return verdicts.broken(cause.kind, causes.explain(said))
     if "nothing" not in said:  # which is not found: that comes last
         return verdicts.warning("unknown", f"the engine says of it: {causes.explain(said)}")
     asked = _run("nvidia-ctk", "--version").stdout if shutil.which("nvidia-ctk") else ""
@@ -106,11 +106,10 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
     if not python.exists():
         return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
     if closed := lost(root / "dev/nvidiactl"):
-        return verdicts.broken(Kind.GPU_LOST if closed == LOST else "gpu-closed", closed)
+        return verdicts.broken(Cause.GPU_LOST.kind if closed == LOST else "gpu-closed", closed)
     asked = _run(str(python), "-P", "-c", _ASK_PYTORCH, PYTHONPATH=str(places.REPOSITORY / "scripts"))
     if asked.returncode:
-        said = (asked.stderr.strip() or "it says nothing").splitlines()[-1]
-        return verdicts.broken("pytorch", f"PyTorch cannot be imported: {said}")
+        return verdicts.broken("pytorch", f"PyTorch cannot be imported: {programs.last_words(asked.stderr)}")
     version, cuda, works, told, error, warned = json.loads(asked.stdout.splitlines()[-1])
     if works:
         return verdicts.well(f"PyTorch {version} computes on it", cuda=cuda)
@@ -121,10 +120,10 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
             "gpu-cpu-build", f"there is one, and PyTorch {version} is the build without it: scripts/start --gpu"
         )
     if told:
-        return verdicts.broken(Kind.GPU_OLD, told)
+        return verdicts.broken(Cause.GPU_OLD.kind, told)
     said = "\n".join([*warned, error, _smi()])
-    if kind := _kind(said):
-        return verdicts.broken(kind, causes.explain(said))
+    if cause := _cause(said):
+        return verdicts.broken(cause.kind, causes.explain(said))
     return verdicts.broken("gpu-pytorch", f"PyTorch {version} cannot use it: {causes.explain(said)}")
 
 
@@ -137,18 +136,18 @@ def require(root: Path = MACHINE) -> dict[str, str]:
     tried = _look_at(said, variables)
     if tried.state is not State.BROKEN:
         return variables
-    if tried.kind not in (Kind.GPU_NUMBER, Kind.GPU_CDI_ONE):
+    if tried.kind not in (Cause.GPU_NUMBER.kind, Cause.GPU_CDI_ONE.kind):
         if card(root).state is State.ABSENT:
-            raise UserError(causes.line(Kind.GPU_NONE))
+            raise UserError(Cause.GPU_NONE.line())
         if (first := driver(root)).state is State.BROKEN:
             raise UserError(first.text)
     raise UserError(tried.text)
 
 
-def _kind(said: str) -> Kind | None:
-    """The kind of what is said about a GPU; None where it says nothing known of one."""
-    kind = causes.kind(said)
-    return kind if kind and kind.name.startswith("GPU") else None
+def _cause(said: str) -> Cause | None:
+    """The cause of what is said about a GPU; None where it says nothing known of one."""
+    cause = causes.find(said)
+    return cause if cause and cause.kind.startswith("gpu") else None
 
 
 def _smi() -> str:
@@ -182,6 +181,4 @@ def _why_not_loaded(root: Path) -> dict[str, str]:
 
 
 def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=120
-    )
+    return programs.ask(*command, env=os.environ | environment, timeout=120)

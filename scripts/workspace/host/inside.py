@@ -5,7 +5,6 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
@@ -13,13 +12,15 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workspace.base import network, places, settings, verdicts
+from lesson import system
+from lesson.system import CGROUPS
+
+from workspace.base import network, places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Verdict
 from workspace.host import causes, gpu, venv
+from workspace.host.causes import Cause
 from workspace.lab import deaths, preflight
-
-CGROUPS = Path("/sys/fs/cgroup")
 
 _SHARED = Path("/dev/shm")  # noqa: S108  (looked at, never written to)
 _LESSONS_MEMORY = 2 << 30
@@ -28,7 +29,6 @@ _ANSWERS_WITHIN_S, _ALL_ANSWER_WITHIN_S = 5, 10
 _SAMPLE = 256 << 10
 _FAST_KB_S = 300
 
-_ASK_CPUS = "import pathlib, sys; from lesson import machine; print(machine.cpu_quota(pathlib.Path(sys.argv[1])) or 0)"
 # Asked in the Python that has the packages.
 _ASK_IMAGES = """\
 import json, pathlib, sys
@@ -53,7 +53,6 @@ def checks() -> list[Check]:
         Check("clock", clock),
         Check("proxy", proxy),
         Check("images", lambda: images(python())),
-        Check("mirrors", lambda: mirrors(python()), after=("proxy",)),
         Check("metadata", metadata),
         Check("PyTorch", lambda: gpu.in_pytorch(python())),
     ]
@@ -61,7 +60,7 @@ def checks() -> list[Check]:
 
 def memory(cgroups: Path = CGROUPS) -> Verdict:
     """How much memory there is to compute with, and whether it ran out before."""
-    limit = deaths.memory_limit(cgroups)
+    limit = system.memory_limit(cgroups)
     if limit is None:
         return verdicts.well("no limit but the machine's own")
     gib = f"{limit / 2**30:.3g}"
@@ -76,8 +75,7 @@ def memory(cgroups: Path = CGROUPS) -> Verdict:
 
 def cpus(cgroups: Path = CGROUPS) -> Verdict:
     """How many CPUs and threads there are."""
-    told = _ask(Path(sys.executable), _ASK_CPUS, cgroups)
-    has = float(told or 0) or os.cpu_count() or 1
+    has = system.cpu_quota(cgroups) or os.cpu_count() or 1
     for folder in (cgroups, cgroups / "pids"):  # versions 2 and 1
         try:
             used, most = int((folder / "pids.current").read_text()), int((folder / "pids.max").read_text())
@@ -153,24 +151,12 @@ def proxy() -> Verdict:
 
 
 def images(python: Path) -> Verdict:
-    """Whether CIFAR-10 is there."""
-    if (told := _images(python)) is None:
+    """Whether CIFAR-10 is there, and else how fast it comes."""
+    if not python.exists():
         return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
-    if told[0]:
-        return verdicts.well("CIFAR-10 is there")
-    text = (
-        f"CIFAR-10 is not there yet: the lesson's first start downloads 170 MB, or {places.command('data')} fetch now"
-    )
-    return verdicts.warning("no-images", text)
-
-
-def mirrors(python: Path) -> Verdict:
-    """How fast a mirror of CIFAR-10 is, where it is still to come."""
-    if (told := _images(python)) is None:
-        return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
-    ready, addresses = told
+    ready, addresses = _holdings(python)
     if ready:
-        return verdicts.absent("no-download", "none is needed, the images being there")
+        return verdicts.well("CIFAR-10 is there")
     speeds, said, begun = [], "CIFAR10_MIRRORS names none", time.monotonic()
     for address in addresses:
         if time.monotonic() - begun > _ALL_ANSWER_WITHIN_S:
@@ -181,19 +167,19 @@ def mirrors(python: Path) -> Verdict:
             said = str(getattr(error, "reason", error))
         if speeds and speeds[-1] >= _FAST_KB_S:
             break
+    data = places.command("data")
     if not speeds:
-        kind = causes.kind(said)
-        why = causes.line(kind) if kind is causes.Kind.CERTIFICATE else said
-        text = f"no mirror of the images answers: {why}. From a stick: {places.command('data')} import FILE"
-        return verdicts.warning(f"mirrors-{kind or 'out-of-reach'}", text)
+        cause = causes.find(said)
+        why = cause.line() if cause is Cause.CERTIFICATE else said
+        text = f"CIFAR-10 is not there, and no mirror answers: {why}. From a stick: {data} import FILE"
+        return verdicts.warning(f"mirrors-{cause.kind if cause else 'out-of-reach'}", text)
     best = round(max(speeds))
-    minutes = 170e6 / (best * 1000) / 60
+    comes = f"its 170 MB come at {best} kB/s, in {max(1, 170e3 / best / 60):.0f} min"
     if best < _FAST_KB_S:
-        text = (
-            f"slow, {best} kB/s: the images take {minutes:.0f} minutes; {places.command('data')} fetch ahead of a class"
-        )
+        text = f"CIFAR-10 is not there yet, and {comes}: {data} fetch, ahead of a class"
         return verdicts.warning("mirrors-slow", text, kb_s=best)
-    return verdicts.well(f"{best} kB/s, so the images take {max(1, minutes):.0f} min", kb_s=best)
+    text = f"CIFAR-10 is not there yet: {comes}, at the lesson's first start, or now by {data} fetch"
+    return verdicts.warning("no-images", text, kb_s=best)
 
 
 def metadata(address: tuple[str, int] = _METADATA) -> Verdict:
@@ -215,19 +201,12 @@ def _folders() -> list[Path]:
     return [place for place in (places.work(), places.data(), places.state()) if place.exists()]
 
 
-def _images(python: Path) -> tuple[bool, list[str]] | None:
-    """Whether the images are there, and where they would come from; None where there are no packages to ask by."""
-    if not python.exists():
-        return None
-    told = _ask(python, _ASK_IMAGES, places.data())
-    return json.loads(told) if told else None
-
-
-def _ask(python: Path, code: str, argument: Path) -> str:
-    """What `code` prints, which asks the lessons' package."""
+def _holdings(python: Path) -> tuple[bool, list[str]]:
+    """Whether the images are there, and where they would come from, asked in the Python that has the packages."""
     environment = os.environ | {"PYTHONPATH": str(places.REPOSITORY / "scripts")}
-    command = [python, "-P", "-c", code, argument]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    asked = programs.ask(python, "-P", "-c", _ASK_IMAGES, places.data(), env=environment)
+    asked.check_returncode()
+    return json.loads(asked.stdout)
 
 
 def _speed(address: str) -> float:

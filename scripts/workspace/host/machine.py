@@ -7,16 +7,15 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from workspace.base import verdicts
+from workspace.base import programs, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
-from workspace.host import address, causes, compose, engine
-from workspace.host.causes import Kind
+from workspace.host import address, compose, engine
+from workspace.host.causes import Cause
 from workspace.host.compose import Workspace
 from workspace.lab import preflight
 
@@ -41,7 +40,7 @@ def cpus(workspace: Workspace) -> Verdict:
         float(workspace.configuration["services"][compose.SERVICE].get("cpus", 0)),
     )
     if has and asked > has:
-        return causes.broken(Kind.CPUS, line=f"{asked:g} asked for, {has} there")
+        return Cause.CPUS.broken(line=f"{asked:g} asked for, {has} there")
     told = [line.removeprefix("WARNING: ") for line in engine.info().get("Warnings") or () if "limit" in line]
     if told:
         return verdicts.warning(
@@ -82,7 +81,7 @@ def room(place: Path, *, built: bool) -> Verdict:
         return verdicts.unseen("disk-elsewhere", "the engine's disk cannot be seen from here")
     free = shutil.disk_usage(place).free
     if free < _FULL:
-        return causes.broken(Kind.DISK)
+        return Cause.DISK_FULL.broken()
     gb = f"{free / 1e9:.1f}"
     if free < _FEW and not built:
         return verdicts.warning(
@@ -97,12 +96,12 @@ def port(workspace: Workspace) -> Verdict:
         return verdicts.unseen("port-elsewhere", "the engine is on another machine")
     ours = f"com.docker.compose.project={workspace.project}"
     for bind, number in _ports(workspace):
-        listed = _run("docker", "ps", "--filter", f"publish={number}", "--format", "{{json .}}")
+        listed = programs.ask("docker", "ps", "--filter", f"publish={number}", "--format", "{{json .}}").stdout
         containers = [json.loads(line) for line in listed.splitlines()]
         if any(ours in each["Labels"].split(",") for each in containers):
             continue
         if number < _FIRST_OF_ALL_USERS and _is_rootless() and number < _first_of_all_users():
-            return causes.broken(Kind.ROOTLESS_PORT)
+            return Cause.ROOTLESS_PORT.broken()
         owner = f"the container {containers[0]['Names']}" if containers else None
         if found := trouble(bind, number, owner, http=workspace.tls and number != workspace.port()):
             return found
@@ -110,23 +109,27 @@ def port(workspace: Workspace) -> Verdict:
     return verdicts.well(f"{numbers}: nobody else's, on {workspace.bind()}", port=workspace.port())
 
 
-def trouble(bind: str, number: int, owner: str | None = None, *, http: bool = False) -> Verdict | None:
-    """What keeps a program from listening there; `owner`: who does already, where that is known."""
+def trouble(
+    bind: str, number: int, owner: str | None = None, *, http: bool = False, natively: bool = False
+) -> Verdict | None:
+    """What keeps the engine, or this user `natively`, from listening there; `owner`: who does, where that is known."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((bind, number))
-        except PermissionError:  # the engine may, where this user may not
+        except PermissionError:
+            if natively:
+                return Cause.ROOT_PORT.broken(port=number)
             with socket.socket() as other:
                 is_taken = other.connect_ex(("127.0.0.1", number)) == 0
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                return causes.broken(Kind.ADDRESS)
+                return Cause.ADDRESS.broken()
             is_taken = True
         else:
             is_taken = False
     values = {"port": number, "other_port": number + 1, "whose": owner or _program(number)}
-    return causes.broken(Kind.HTTP_PORT if http else Kind.PORT, **values) if is_taken else None
+    return (Cause.HTTP_PORT if http else Cause.PORT).broken(**values) if is_taken else None
 
 
 def firewall(bind: str, number: int, *, in_docker: bool, root: Path = MACHINE) -> Verdict:
@@ -136,7 +139,7 @@ def firewall(bind: str, number: int, *, in_docker: bool, root: Path = MACHINE) -
     ufw = root / "etc/ufw/ufw.conf"
     if ufw.exists() and re.search(r"(?m)^ENABLED=yes", ufw.read_text()):
         name, opens = "ufw", f"sudo ufw allow {number}/tcp"
-    elif shutil.which("firewall-cmd") and _run("firewall-cmd", "--state").strip() == "running":
+    elif shutil.which("firewall-cmd") and programs.ask("firewall-cmd", "--state").stdout.strip() == "running":
         name, opens = "firewalld", f"sudo firewall-cmd --add-port={number}/tcp"
     else:
         return verdicts.well("none of this machine's own (a cloud has one before it: ask from outside, --of LINK)")
@@ -166,7 +169,7 @@ def _first_of_all_users() -> int:
 
 def _program(number: int) -> str:
     """The program that has a port, where this user may know."""
-    said = _run("ss", "-ltnpH", f"sport = :{number}") if shutil.which("ss") else ""
+    said = programs.ask("ss", "-ltnpH", f"sport = :{number}").stdout if shutil.which("ss") else ""
     found = re.search(r'\("([^"]+)",pid=(\d+)', said)
     return f"{found[1]} (process {found[2]})" if found else "another program"
 
@@ -178,8 +181,4 @@ def _is_elsewhere() -> bool:
 
 @functools.cache
 def _contexts_address() -> str:
-    return _run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}")
-
-
-def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return programs.ask("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").stdout

@@ -1,23 +1,21 @@
 """The workspace without Docker: the same server, from `.venv`, as a process of this machine."""
 
-import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 
-from workspace.base import network, places
+from workspace.base import network, places, programs
 from workspace.base.cli import UserError
 from workspace.base.waiting import wait_until
-from workspace.host import causes, venv
-from workspace.lab import access, commands, serve
+from workspace.host import venv
+from workspace.lab import access, commands
 
 _ANSWERS_WITHIN_S = 120
 _ENDS_WITHIN_S = 45
@@ -75,7 +73,6 @@ def start(bind: str, port: int, public_host: str) -> Server:
 
     Raises UserError with the cause, and then nothing is left running.
     """
-    _require_free(bind, port)
     venv.make()
     places.NATIVE.mkdir(exist_ok=True, mode=0o700)
     commands.make(_COMMANDS)
@@ -116,7 +113,7 @@ def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
         raise UserError(f"the workspace does not answer after {_ANSWERS_WITHIN_S} s: scripts/doctor, and {_LOG}")
     if process.poll() is not None:
         raise UserError(
-            f"the workspace did not start: {serve.last_words(_LOG.read_text())} (everything it said: {_LOG})"
+            f"the workspace did not start: {programs.last_words(_LOG.read_text())} (everything it said: {_LOG})"
         )
 
 
@@ -134,9 +131,9 @@ def _environment() -> dict[str, str]:
 
 def reset_lesson() -> list[str]:
     """Put the delivered lesson beside the user's; the names of the files written."""
-    done = subprocess.run([venv.PYTHON, "-m", "workspace.lab.seed"], capture_output=True, text=True, check=False)
+    done = programs.ask(venv.PYTHON, "-m", "workspace.lab.seed")
     if done.returncode:
-        raise UserError(f"the lesson could not be put back: {serve.last_words(done.stderr)}")
+        raise UserError(f"the lesson could not be put back: {programs.last_words(done.stderr)}")
     return done.stdout.splitlines()
 
 
@@ -165,16 +162,3 @@ def _alive(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError:
         return True
-
-
-def _require_free(bind: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((bind, port))
-        except PermissionError as error:
-            raise UserError(f"port {port} is for root alone; choose another: scripts/start --port 8888") from error
-        except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL:
-                raise UserError(access.NO_SUCH_ADDRESS) from error
-            raise UserError(causes.line(causes.Kind.PORT, port=port, other_port=port + 1)) from error

@@ -72,6 +72,8 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
         raise UserError("TLS needs Docker, where Caddy does it; without: an SSH tunnel", cli.BAD_INPUT)
     bind = options.bind or settings.get("WORKSPACE_BIND") or EVERYWHERE
     port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(access.DEFAULT_PORT))
+    if trouble := machine.trouble(bind, port, natively=True):
+        raise UserError(trouble.text)
     server = native.start(bind, port, address.host_name(bind, options.public_host))
     locate.remember(locate.NATIVE)
     _warn_if_public(bind, port)

@@ -1,30 +1,40 @@
 """The Python environment on a machine: `.venv`, which holds what the locks name that the image is made from, too."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from workspace.base import cli, network, places, settings
+from workspace.base import cli, network, places, programs, settings
 from workspace.base.cli import UserError
 from workspace.base.files import locked
 from workspace.base.places import IN_IMAGE, REPOSITORY
 from workspace.host import causes
-from workspace.host.installer import InstallationError, Installer
+from workspace.host.causes import Cause
 
 FOLDER = Path("/opt/venv") if IN_IMAGE else REPOSITORY / ".venv"
 PYTHON = FOLDER / "bin" / "python"
 TESTS = REPOSITORY / "tests" / "requirements.lock"
 
 _PACKAGES = REPOSITORY / "docker" / "requirements.lock"
+_UV = REPOSITORY / "docker" / "uv.txt"
 _TORCH = REPOSITORY / "docker" / "torch.in"
 _WHEELS = {name: REPOSITORY / "docker" / f"torch-{name}.txt" for name in ("cpu", "cuda")}
 _MADE_FROM = FOLDER / "made-from"
+_INSTALL_OTHERS = {"pip", "setuptools", "uv", "wheel"}
 _NVIDIA = Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1")
 """What NVIDIA's driver brings: its control device; under WSL2, where all cards are one device, its library."""
+
+
+class InstallationError(UserError):
+    """Packages could not be installed, and the cause, where it is known."""
+
+    def __init__(self, said: str, log: Path) -> None:
+        super().__init__(f"the packages could not be installed: {causes.explain(said)} (everything it said: {log})")
+        self.cause = causes.find(said)
 
 
 def enter() -> None:
@@ -61,19 +71,42 @@ def make(extra: Path | None = None) -> None:
     _make_importable()
 
 
-def installer() -> Installer:
-    """What installs into `.venv`, which is made, empty, where there is none. Raises UserError where that fails."""
+def uv() -> Path:
+    """What installs into `.venv`, of the image's version; both are made where they lack. Raises UserError if not."""
     if not PYTHON.exists():
         # Step by step: in one, what the second says would be lost.
         for step in ([sys.executable, "-m", "venv", "--without-pip", FOLDER], [PYTHON, "-m", "ensurepip"]):
-            done = subprocess.run(step, capture_output=True, text=True, check=False)
+            done = programs.ask(*step)
             if done.returncode:
                 shutil.rmtree(FOLDER, ignore_errors=True)
                 said = done.stdout + done.stderr
                 needs_package = re.search("No module named ensurepip|ensurepip is (disabled|not available)", said)
                 why = "on Debian or Ubuntu: apt install python3-venv" if needs_package else causes.explain(said)
                 raise UserError(f"Python cannot make a virtual environment here: {why}")
-    return Installer(PYTHON)
+    found, version = PYTHON.with_name("uv"), _UV.read_text().split(maxsplit=1)[0].removeprefix("uv==")
+    if not found.exists() or version not in programs.ask(found, "--version").stdout.split():
+        pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--require-hashes"]
+        _run(*pip, "--requirement", _UV)
+    return found
+
+
+def _install(requirements: Path, *options: str) -> None:
+    """Install what the file names. Raises InstallationError."""
+    # --no-deps: the locks are complete, and leave out on purpose what docker/overrides.txt names.
+    _run(*_pip("install"), "--no-deps", *options, "--requirement", requirements)
+
+
+def _pip(command: str) -> list[str | Path]:
+    return [PYTHON.with_name("uv"), "pip", command, "--python", PYTHON]
+
+
+def _run(*command: str | Path) -> None:
+    """Run it with a line that shows how far it is. Raises InstallationError."""
+    # Compiled once, here: not by each command's first start, nor by every one where nothing may be written beside it.
+    environment = os.environ | network.environment() | {"UV_HTTP_TIMEOUT": "180", "UV_COMPILE_BYTECODE": "1"}
+    log = places.NATIVE / "install.log"
+    if not programs.follow(list(command), environment, log, "Installing", str.strip):
+        raise InstallationError(log.read_text(), log)
 
 
 def _follows(extra: Path | None) -> bool:
@@ -90,22 +123,24 @@ def _follow(extra: Path | None) -> None:
     locks, wheels = _locks(extra, made), _wheels(made)
     cli.say(f"Making {FOLDER.name} from {', '.join(_name(lock) for lock in [*locks, wheels])} ...")
     _MADE_FROM.unlink(missing_ok=True)  # until it is whole again
-    uv = installer()
+    uv()
     for lock in locks:
-        uv.install(lock)
+        _install(lock)
     # One build of PyTorch is not told from another by its version.
     other_build = [] if _name(wheels) in made else ["--reinstall-package=torch", "--reinstall-package=torchvision"]
     index = settings.get("WORKSPACE_TORCH_INDEX")
     try:
-        uv.install(wheels, *other_build, *(["--default-index", index] if index else []))
+        _install(wheels, *other_build, *(["--default-index", index] if index else []))
     except InstallationError as error:
-        if index or settings.get("WORKSPACE_WHEELS") or error.kind is not causes.Kind.PACKAGES:
+        if index or settings.get("WORKSPACE_WHEELS") or error.cause not in (Cause.TORCH_INDEX, Cause.PACKAGES):
             raise
         cli.say("PyTorch's index has no CPU wheels for here; the general build is taken, 5 GB larger.")
         wheels = _WHEELS["cuda"]
-        uv.install(wheels)
+        _install(wheels)
     # Not by `uv pip sync`, which would take all of it from the one index that has PyTorch's CPU wheels.
-    uv.remove(uv.installed() - _named_by([*locks, wheels, _TORCH]))
+    there = {package["name"] for package in json.loads(programs.ask(*_pip("list"), "--format", "json").stdout)}
+    if superfluous := there - _named_by([*locks, wheels, _TORCH]) - _INSTALL_OTHERS:
+        _run(*_pip("uninstall"), *sorted(superfluous))
     _MADE_FROM.write_text("".join(f"{name} {digest}\n" for name, digest in _digests([*locks, wheels]).items()))
 
 

@@ -20,8 +20,6 @@ REFUSED = 78
 DEFAULT_PORT = 8888
 HTTPS_PORT = 443
 
-NO_SUCH_ADDRESS = "this machine has no such address to listen on; `hostname -I` lists those it has, 0.0.0.0 means all"
-
 _SHORTEST = 32
 _FEWEST_DIFFERENT = 10
 _BITS = 256

@@ -4,12 +4,10 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_NO_LIMIT = 1 << 60
-"""Version 1 of the control groups writes a number near 2^63 for "no limit"."""
+from lesson.system import CGROUPS, memory_limit
 
 
-def memory_kills(cgroups: Path = _CGROUPS) -> int:
+def memory_kills(cgroups: Path = CGROUPS) -> int:
     """How many processes of this control group were ever killed for want of memory; 0 where nobody counts.
 
     Version 2 counts in memory.events, version 1 in memory/memory.oom_control:
@@ -24,17 +22,6 @@ def memory_kills(cgroups: Path = _CGROUPS) -> int:
     return 0
 
 
-def memory_limit(cgroups: Path = _CGROUPS) -> int | None:
-    """Bytes of memory that the control group allows, or None where it sets no limit."""
-    for file in (cgroups / "memory.max", cgroups / "memory" / "memory.limit_in_bytes"):
-        try:
-            limit = int(file.read_text())
-        except (OSError, ValueError):  # no such file, or "max" (no limit)
-            continue
-        return limit if limit < _NO_LIMIT else None
-    return None
-
-
 @dataclass
 class Watch:
     """Tells why a process died; made before it, and told now and then that it `lives`.
@@ -43,7 +30,7 @@ class Watch:
     counted after the last note but one: at the last one, a process may be killed already and not gone yet.
     """
 
-    cgroups: Path = _CGROUPS
+    cgroups: Path = CGROUPS
     _kills: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:

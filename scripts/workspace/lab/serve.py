@@ -1,7 +1,6 @@
 """Check the folders, seed the lesson, settle the token, and become the JupyterLab server."""
 
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -47,14 +46,6 @@ def _how_to_get_the_link() -> str:
     return "scripts/link" + (", or docker compose exec workspace lab-link" if places.IN_IMAGE else "")
 
 
-def last_words(log: str) -> str:
-    """Why a server whose output is `log` did not start: its refusal if it made one, else its last line."""
-    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", log)  # Compose erases lines even where there is no terminal
-    lines = [line for line in plain.splitlines() if line.strip()] or ["it said nothing"]
-    refusals = [line for line in lines if line.startswith(("serve:", "workspace: refusing"))]
-    return re.sub(r"^(serve|\w+\.py): ", "", (refusals or lines)[-1])
-
-
 def _make_private(folder: Path) -> None:
     """Make sure that this user alone reads what is in `folder`, whoever made it before."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -65,7 +56,7 @@ def _make_private(folder: Path) -> None:
 
 def _seed() -> list[str]:
     """Put the lesson there; a full disk is no reason to keep its owner from making room in the lab."""
-    from workspace.lab import translation  # needs packages, and `last_words` is asked without
+    from workspace.lab import translation  # needs packages, and --help does not
 
     try:
         return translation.complaints() + seed.seed()

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jupyter_client.ioloop import AsyncIOLoopKernelRestarter
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
-from lesson import driver
+from lesson import system
 from tornado.log import LogFormatter
 
 from workspace.lab import deaths
@@ -58,7 +58,7 @@ class TellingConnection(ZMQChannelsWebsocketConnection):
         if begins:
             self._running_cell = bytes(parent)
         super().handle_outgoing_message(stream, outgoing_msg)
-        if begins and (lost := driver.lost()) != self._told_of_gpu:
+        if begins and (lost := system.lost()) != self._told_of_gpu:
             self._told_of_gpu = lost
             if lost:
                 self.write_stderr(f"workspace: {lost}.", self.session.unpack(self._running_cell))

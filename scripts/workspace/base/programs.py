@@ -1,16 +1,30 @@
-"""A line that shows how far a program is that takes long, such as a build."""
+"""Other programs: asked, followed while they work, and understood where they fail."""
 
 import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from workspace.base import cli, places
 from workspace.base.terminal import StatusLine
 
 
-def run(
+def ask(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+    """Run a program and return what it said, as text, and how it ended; `options` are those of subprocess.run."""
+    return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
+
+
+def last_words(said: str) -> str:
+    """Why a program failed that `said` this: the refusal of a command of ours if there is one, else the last line."""
+    plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", said)  # Compose erases lines even where there is no terminal
+    lines = [line.strip() for line in plain.splitlines() if line.strip()] or ["it gave no reason"]
+    refusals = [line for line in lines if line.startswith(("serve:", "start:", "workspace: refusing"))]
+    return re.sub(r"^(serve|start|\w+\.py): ", "", (refusals or lines)[-1])
+
+
+def follow(
     command: list[str | Path], environment: Mapping[str, str], log: Path, doing: str, where: Callable[[str], str | None]
 ) -> bool:
     """Run `command`, keep what it says in `log` and show `where` it is by each line of that; whether it succeeded."""
@@ -37,12 +51,3 @@ def run(
             elif at := where(said):
                 line.show(f"{doing}, {time.monotonic() - begun:3.0f} s: {at[:80]}")
     return process.returncode == 0
-
-
-def build_step(said: str) -> str | None:
-    """Where a build is: BuildKit begins a step with `#12 [3/9] RUN ...`, and goes on with `#12 0.7 what it says`."""
-    if step := re.match(r"#\d+ \[.*?(\d+/\d+)\] (?:RUN )?(.*)", said):
-        command = re.sub(r"--mount=\S+\s+|if .*? fi\s+&& |export .*?\s+&& |cd \S+\s+&& ", "", step[2])
-        return f"{step[1]} {command}"
-    output = re.match(r"#\d+ (?:\d+\.\d+ (.*)|exporting layers$)", said)
-    return (output[1] or "writing the image") if output else None

@@ -1,6 +1,9 @@
 """A notebook's own limits on its parameters, and its share of the machine."""
 
 import math
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,3 +161,17 @@ def test_threads_follow_the_quota_and_are_never_none(monkeypatch: pytest.MonkeyP
     assert machine.threads(32) == 1
     monkeypatch.setattr(machine, "cpu_quota", lambda: None)
     assert machine.threads(32) == 32
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory in its own way")
+def test_memory_that_a_step_frees_serves_the_next_one() -> None:
+    def pages_fetched_anew(imported: str) -> int:
+        code = f"""import resource, {imported}
+fetched = []
+for _ in range(10):
+    [bytearray(9_000_000) for _ in range(3)]
+    fetched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(fetched[-1] - fetched[1])"""
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    assert pages_fetched_anew("lesson.machine") < pages_fetched_anew("sys") / 10

@@ -1,6 +1,7 @@
 """How much of this machine the notebook may use. Import it before torch, which reads the environment only once."""
 
 import contextlib
+import ctypes
 import os
 import re
 import sys
@@ -13,6 +14,13 @@ from lesson.system import cpu_quota
 # Threads that wait for work keep their CPU busy for a while, in case more comes. The default while is so long that
 # training gets four times slower as soon as another program wants a CPU.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+# Memory that is freed is kept: each step of a training takes as much again. By default glibc gives it back, and the
+# system clears every page before it hands it out anew, which takes a sixth of the lesson's training.
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: https://man7.org/linux/man-pages/man3/mallopt.3.html
+with contextlib.suppress(AttributeError, TypeError):  # another C library
+    for option, size in ((-3, 32 << 20), (-1, 256 << 20)):
+        ctypes.CDLL(None).mallopt(option, size)
 
 # A Jupyter server sets this for its kernels. A run by papermill or nbval nobody watches: it draws once, at the end, and
 # bars move seldom, since each step of theirs stays in the executed notebook.

@@ -20,6 +20,14 @@ def missing(what: str, why: str) -> None:
     (pytest.fail if what in REQUIRED else pytest.skip)(why)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that share the engine's image and containers: `scripts/test` has them in a row, beside others."""
+    for item in items:
+        of_its_own = item.path.stem == "test_bootstrap"  # in the machine that it makes
+        if "engine" in getattr(item, "fixturenames", ()) and not of_its_own:
+            item.add_marker(pytest.mark.engine)
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository to start workspaces from, so that no running one and nobody's work is touched."""

@@ -23,7 +23,7 @@ OPEN_FOLDERS = ("/static/", "/lab/api/themes/")
 RUNTIME = "/tmp/jupyter-runtime/token"  # noqa: S108  (in the container)
 
 
-@pytest.fixture(params=["native", "container"])
+@pytest.fixture(params=["native", pytest.param("container", marks=pytest.mark.engine)])
 def lab(request: pytest.FixtureRequest) -> Lab:
     """Both: what holds for one must hold for the other."""
     return request.getfixturevalue(f"{request.param}_lab")

@@ -27,7 +27,7 @@ def natively(checkout: Path) -> Iterator[Lab]:
     assert command(checkout, "scripts/stop", **settings).returncode == 0
 
 
-@pytest.fixture(scope="module", params=["container", "native"])
+@pytest.fixture(scope="module", params=["native", pytest.param("container", marks=pytest.mark.engine)])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with a small notebook in its folder, saved as the browser does."""
     if request.param == "container":

@@ -120,6 +120,11 @@ class Lab:
         wait_until(lambda: self.get(f"/api/contents/{name}?content=0", self.token).status_code == 200)
 
 
+def without_caches(source: Path, target: str | Path) -> Path:
+    """Copy a folder of the repository, in which other tests' commands write bytecode meanwhile."""
+    return shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def command(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one of the checkout's commands as a person would."""
     return subprocess.run(

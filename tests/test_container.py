@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from labs import REPOSITORY, Container, Lab, free_port
+from labs import REPOSITORY, Container, Lab, free_port, without_caches
 from workspace.base.places import LESSON
 
 
@@ -293,7 +293,7 @@ def test_engine_without_permission_is_named(engine: None) -> None:  # noqa: ARG0
         pytest.skip("only root can act for a user without permission")
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, 65534, 65534)
-        shutil.copytree(REPOSITORY / "scripts", f"{folder}/scripts")
+        without_caches(REPOSITORY / "scripts", f"{folder}/scripts")
         refused = subprocess.run(
             ["/usr/bin/python3", f"{folder}/scripts/start"], user=65534, capture_output=True, text=True, check=False
         )

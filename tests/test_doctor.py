@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import REPOSITORY, Container, Lab, command, free_port
+from labs import REPOSITORY, Container, Lab, command, free_port, without_caches
 from test_start import fake_docker
 from workspace.base import verdicts
 from workspace.base.cli import UserError
@@ -178,7 +178,7 @@ def test_engine_that_is_stopped_and_one_that_may_not_be_used(engine: None, check
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, 65534, 65534)
         for part in ("scripts", "docker", "docker-compose.yml"):
-            copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy
+            copy = without_caches if (REPOSITORY / part).is_dir() else shutil.copy
             copy(REPOSITORY / part, f"{folder}/{part}")
         doctor = ["/usr/bin/python3", "-B", f"{folder}/scripts/doctor", "--json"]
         told = subprocess.run(doctor, user=65534, capture_output=True, text=True, check=False)

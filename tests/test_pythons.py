@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from labs import REPOSITORY
+from labs import REPOSITORY, without_caches
 
 SCRIPTS = REPOSITORY / "scripts"
 COMMANDS = sorted(path.name for path in SCRIPTS.iterdir() if path.is_file())
@@ -119,7 +119,7 @@ def test_python_that_is_too_new_says_so_too() -> None:
 @pytest.fixture
 def too_old(tmp_path: Path) -> Path:
     """A copy of the commands for which every Python but the one named `python3.N` in `tmp_path` is too old."""
-    copy = shutil.copytree(SCRIPTS, tmp_path / "a copy/scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = without_caches(SCRIPTS, tmp_path / "a copy/scripts")
     gate = copy / "workspace/__init__.py"
     marked = "os.environ.get('FITS') and sys.version_info[:2]"
     assert "if sys.version_info[:2] in _FITTING" in gate.read_text()
@@ -148,7 +148,7 @@ def subcommands(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_in_a_new_clone_installs_nothing_and_needs_no_package(name: str, tmp_path: Path) -> None:
-    shutil.copytree(SCRIPTS, tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    without_caches(SCRIPTS, tmp_path / "scripts")
     plain = Path(sys.base_prefix) / "bin/python3"
     for command, *arguments in subcommands(name):
         shown = subprocess.run(

@@ -1,7 +1,6 @@
 """The server as it runs natively, with the configuration that the image has, too."""
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import websocket
-from labs import REPOSITORY, Lab, NativeServer
+from labs import REPOSITORY, Lab, NativeServer, without_caches
 from workspace.base.places import LESSON
 
 GOOD = "0123456789abcdef" * 4
@@ -166,7 +165,7 @@ def test_folder_of_another_user_refuses_to_start_with_one_line(native_server: Na
     code += "cli.run('', lambda _: serve.main('127.0.0.1', 1))"
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        scripts = shutil.copytree(REPOSITORY / "scripts", f"{folder}/scripts")
+        scripts = without_caches(REPOSITORY / "scripts", f"{folder}/scripts")
         Path(folder, "work").mkdir()
         refused = subprocess.run(
             ["/usr/bin/python3", "-c", code],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import REPOSITORY, Lab, command, free_port, wait_until
+from labs import REPOSITORY, Lab, command, free_port, wait_until, without_caches
 from workspace.base import network, programs
 from workspace.base.cli import UserError
 from workspace.host import causes, compose, start
@@ -125,7 +125,7 @@ def test_folder_that_may_not_be_written_to_is_one_line(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are its user's alone
         Path(folder).chmod(0o755)
         for part in ("scripts", "docker"):
-            shutil.copytree(REPOSITORY / part, f"{folder}/{part}", ignore=shutil.ignore_patterns("__pycache__"))
+            without_caches(REPOSITORY / part, f"{folder}/{part}")
         refused = subprocess.run(
             ["/usr/bin/python3", f"{folder}/scripts/{name}", *arguments],
             env={"PATH": "/nowhere"},
@@ -146,7 +146,7 @@ def test_disk_that_is_full_is_one_line(tmp_path: Path, free_kb: int) -> None:
         pytest.skip("this machine makes no small disk")
     try:
         for part in ("scripts", "docker"):
-            shutil.copytree(REPOSITORY / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+            without_caches(REPOSITORY / part, tmp_path / part)
         with (tmp_path / "fill").open("wb") as file:
             file.write(bytes(shutil.disk_usage(tmp_path).free - (free_kb << 10)))
         start = ["/usr/bin/python3", "-B", tmp_path / "scripts/start", "--native"]

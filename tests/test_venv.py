@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from labs import REPOSITORY
+from labs import REPOSITORY, without_caches
 from workspace.host import venv
 
 
@@ -57,7 +57,7 @@ def clone(tmp_path: Path) -> Clone:
         for version in versions:
             wheel(wheels, name, version)
     folder = tmp_path / 'a folder\'s "name"'
-    shutil.copytree(REPOSITORY / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    without_caches(REPOSITORY / "scripts", folder / "scripts")
     for name in ("docker", "tests"):
         (folder / name).mkdir()
     shutil.copy(REPOSITORY / "docker/uv.txt", folder / "docker/uv.txt")

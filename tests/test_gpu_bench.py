@@ -1,5 +1,6 @@
 """scripts/bench gpu: its parts run on the CPU here, and a machine without a GPU that serves is told why."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return images_of_two_kinds(tmp_path_factory.mktemp("bench") / "images", 80)
 
 
-def test_it_measures_lesson_and_sweep_and_says_what_it_could_not_try(
+def test_it_measures_lesson_and_sweep_whose_numbers_are_the_seeds_and_says_what_it_could_not_try(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped() -> None:
@@ -27,7 +28,7 @@ def test_it_measures_lesson_and_sweep_and_says_what_it_could_not_try(
     # The one is the lesson with other parameters, the other is run in tests/test_train_ddp.py.
     for part in ("a larger network", "several devices"):
         monkeypatch.delitem(gpu.PARTS, part)
-    bench = gpu.Bench(tmp_path, folder, device="cpu", less={"first_steps": 0, "epochs": 0.1})
+    bench = gpu.Bench(tmp_path, folder, device="cpu", less={"first_steps": 2, "epochs": 4.0})
     table = gpu.measure(bench, ["a card (driver 580)"])
     capsys.readouterr()
     table.show()
@@ -40,6 +41,8 @@ def test_it_measures_lesson_and_sweep_and_says_what_it_could_not_try(
     assert rows["the most memory it took"].endswith("MB of the machine's")
     assert "one by one they take" in rows["a sweep of 2 runs"]
     assert rows["the same seed once more"] == "the same numbers, to the last digit"
+    of_seeds = [gpu._results(json.loads(file.read_text())) for file in tmp_path.glob("sweep/[!.]*/metrics.json")]
+    assert of_seeds[0] != of_seeds[1]
     assert rows["the hardened container"] == "not tried: the Docker engine cannot be reached: it is stopped"
 
 

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 from babel.messages.pofile import read_po
 from labs import REPOSITORY
-from lesson import charts, cifar10, images, words
+from lesson import charts, words
+from small import drawn_as_cifar10
 from test_lesson import SMALL, metrics_of
 from workspace.base.places import LESSON
 from workspace.bench import lesson_translations
@@ -118,14 +118,7 @@ def test_translated_code_does_the_same_and_says_which_language_it_speaks(languag
 
 @pytest.fixture(scope="module")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder in which some drawn images stand for CIFAR-10's."""
-    ready = tmp_path_factory.mktemp("data") / "cifar10"
-    ready.mkdir()
-    drawn = images.draw(train=1000, test=200)
-    for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        np.save(ready / f"{name}.npy", getattr(drawn, name))
-    (ready / "digests.json").write_text(json.dumps({"archive": cifar10.SHA256, "arrays": {}}))
-    return ready.parent
+    return drawn_as_cifar10(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -10,6 +10,7 @@ import nbformat
 import papermill
 import pytest
 from labs import REPOSITORY
+from small import drawn_as_cifar10
 from workspace.base.places import LESSON
 from workspace.lab import seed
 
@@ -33,7 +34,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("CIFAR10_MIRRORS", "none")
-    monkeypatch.setenv("WORKSPACE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("WORKSPACE_DATA", str(drawn_as_cifar10(tmp_path / "data")))
     for name in (LESSON, *(f"{module}.py" for module in MODULES)):
         (tmp_path / "work" / name).write_bytes(released(name))
     edited = nbformat.read(tmp_path / "work" / LESSON, as_version=4)
@@ -44,7 +45,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def accuracy_of_a_small_run(work: Path) -> float:
-    parameters = {"dataset": "drawn", "train_images": 640, "epochs": 1.0, "output_folder": str(work / "run")}
+    parameters = {"dataset": "cifar10", "train_images": 640, "epochs": 1.0, "output_folder": str(work / "run")}
     done = work / "done.ipynb"
     lesson = str(work / LESSON)
     papermill.execute_notebook(lesson, str(done), parameters, cwd=str(work), progress_bar=False, start_timeout=180)

@@ -193,13 +193,15 @@ def test_restore_killed_at_any_step_leaves_each_file_old_or_new_and_the_repeat_c
 
 @pytest.mark.usefixtures("folders")
 def test_two_restores_at_once_are_refused() -> None:
+    backup = saved()
+
     class Interrupted(io.BytesIO):
         def read(self, size: int = -1) -> bytes:
             with pytest.raises(UserError, match="another restore is going on"):
-                archive.restore(io.BytesIO(saved()))
+                archive.restore(io.BytesIO(backup))
             return super().read(size)
 
-    assert archive.restore(Interrupted(saved())) == (5, None)
+    assert archive.restore(Interrupted(backup)) == (5, None)
 
 
 def cut(backup: bytes) -> bytes:

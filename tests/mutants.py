@@ -36,6 +36,8 @@ CONTENTS, FILES = "scripts/workspace/lab/contents.py", "scripts/workspace/base/f
 RUNS, RUN = "scripts/workspace/runs/", "tests/test_run.py -k "
 AHEAD = RUN + "started_ahead"
 RANKING, SWEEP = "scripts/workspace/sweeps/ranking.py", "scripts/workspace/sweeps/sweep.py"
+PANEL, CLICKED = "scripts/workspace/panel/", "tests/test_panel.py -k "
+SEEN = "tests/test_panel_browser.py -k "
 BACKUP, SAVED, BOUNDS = "tests/test_backup.py -k ", "tests/test_contents.py -k ", "tests/test_limits.py -k "
 IN_SERVER, ATTACKS = "tests/test_server.py", "tests/test_hardening.py -k native and "
 
@@ -260,6 +262,21 @@ MUTANTS = [
     Mutant("output that is not read yet", RUNS + "kernels.py", "if self.ipykernel", "if False", RUN + "nobody_reads"),
     Mutant("an injected value", RUNS + "notebook.py", "in self.injected.items()", "in ()", RUN + "injected_before"),
     Mutant("metrics that are none", RUNS + "json_files.py", "if not stat.S_ISREG(", "if not (", RUN + "that_are_none"),
+    Mutant("a panel's page of HTML", PANEL + "still.py", "{html.escape(text)}", "{text}", CLICKED + "runs_nothing"),
+    Mutant("a panel's lost removal", PANEL + "panel.py", "ending.take_back(place)", "pass", CLICKED + "removed_and"),
+    Mutant("a panel that never rests", PANEL + "watch.py", "known[0] == changed:", "False:", CLICKED + "at_rest"),
+    Mutant("a panel's clock", PANEL + "watch.py", "changed if settled else -1", "changed", CLICKED + "clock_is_wrong"),
+    Mutant(
+        "a panel that does not ask",
+        PANEL + "panel.js",
+        "this.say({ ask: question, verb, yes: wish })",
+        "this.ask(wish)",
+        SEEN + "asked_for",
+    ),
+    Mutant("a panel's sweep unseen", PANEL + "panel.js", " && checked.runs === 1", "", SEEN + "starts_when"),
+    Mutant(
+        "a panel below an address", PANEL + "panel.js", "JSON.parse(config.textContent).baseUrl", "'/'", SEEN + "below"
+    ),
     Mutant("drawn shapes", RUNS + "folders.py", '"on drawn shapes" if', '"" if', RUN + "substitute"),
     Mutant(
         "a sweep with an odd name",

@@ -279,7 +279,42 @@ def test_a_folder_that_became_read_only_is_told_and_nothing_is_lost(
     assert page._watch.by_number(one.number)
 
 
+def test_where_no_run_can_be_kept_that_is_told_and_the_form_is_ready_again(
+    work: Path, good: Notebook, opened: Callable[..., tuple[Panel, Heard]]
+) -> None:
+    (work / "runs").touch()  # root may write into any folder, and this is none
+    page, heard = opened(good)
+    ask(page, do="start", values={"x": "3"})
+    [said] = wait_until(lambda: heard.all("said"))
+    assert f"{work}/runs" in said["wrong"]
+    assert "\n" not in said["wrong"]
+    assert heard.all("started") == [False]
+
+
+def test_what_is_left_of_a_run_that_was_killed_is_removed_and_taken_back(
+    work: Path, opened: Callable[..., tuple[Panel, Heard]]
+) -> None:
+    with claims.working(work / "runs/dead", Record(notebook="a.ipynb")):
+        page, heard = opened()
+        ask(page, do="discard", name="dead")
+        wait_until(lambda: any("dead is running" in said.get("wrong", "") for said in heard.all("said")))
+    wait_until(lambda: [run["status"] for run in page._watch.under_way] == ["lost"])
+    ask(page, do="discard", name="dead")
+    wait_until(lambda: not page._watch.under_way)
+    ask(page, do="take_back")
+    wait_until(lambda: page._watch.under_way)
+
+
 # --- what the table finds ---
+
+
+def test_what_comes_while_the_clock_is_wrong_is_found(work: Path) -> None:
+    watch, ahead = Watch(), (time.time() + 3600,) * 2
+    for number in range(1, 3):
+        made(work, f"run{number}", x=number)
+        os.utime(work / "runs", ahead)
+        assert watch.look()
+        assert len(watch.ended) == number
 
 
 def test_runs_of_others_appear_while_they_are_at_work_and_go_when_they_are_removed(work: Path) -> None:

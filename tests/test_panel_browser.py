@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 from labs import Lab, NativeServer, free_port, wait_until
 from playwright.sync_api import Browser, Locator, Page, expect
-from small import PARAMETERS, notebook
+from small import PARAMETERS, environment, notebook
+from workspace.panel import panel as panels
+from workspace.panel.watch import Watch
 from workspace.runs.folders import Record
+from workspace.runs.notebook import Notebook
+from workspace.sweeps.ranking import Metric
 
 SLOW_MS = 60_000
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
@@ -17,7 +21,7 @@ RUNS = f"""
 import json, time
 from pathlib import Path
 
-print("a" * 1_000_000)
+print("a" * 10_000_000)
 print({HOSTILE!r}, "\\x1b[31mred", "b" * 10_000)
 for step in range(1, 101):
     print(f"step {{step}} of 100", flush=True)
@@ -85,6 +89,8 @@ def test_a_run_is_asked_for_refused_started_watched_left_found_again_and_stopped
     expect(log).to_contain_text(f"{HOSTILE} red bbbb")
     assert len(log.inner_text()) < 20_000, "long lines are cut"
     page.close()
+    [kernel] = [one["kernel"]["id"] for one in lab.get("/api/sessions", lab.token).json() if "story" in one["path"]]
+    assert lab.request("POST", f"/api/kernels/{kernel}/restart", lab.token).ok
 
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     panel = open_panel(page, lab, work, "story")
@@ -126,7 +132,7 @@ def test_a_sweep_of_four_is_counted_first_then_compared_removed_and_taken_back_i
     opens = json.loads(link.get_attribute("data-commandlinker-args"))
     assert (work / opens["path"]).read_text().startswith("<!DOCTYPE html>")
     assert len(list(report.parent.glob("x-*/run.json"))) == 4
-    panel.get_by_role("button", name="Remove …").click()
+    panel.get_by_role("button", name="Remove 4 runs").click()
     expect(panel.get_by_text("Remove 4 runs? You can take it back.")).to_be_visible()
     panel.get_by_role("button", name="Remove", exact=True).click()
     take_back = panel.locator(".said").get_by_role("button", name="Take back")
@@ -137,7 +143,8 @@ def test_a_sweep_of_four_is_counted_first_then_compared_removed_and_taken_back_i
     assert len(list(report.parent.glob("x-*/run.json"))) == 4
     ground = panel.locator("tbody tr").first.evaluate("row => getComputedStyle(row).backgroundColor")
     assert max(map(int, re.findall(r"\d+", ground)[:3])) < 60, "the page is dark"
-    assert panel.evaluate("panel => panel.scrollWidth <= panel.clientWidth"), "all but the table fits the page"
+    for part in (panel, panel.locator(".scroll")):
+        assert part.evaluate("part => part.scrollWidth <= part.clientWidth"), "it fits the page"
     page.close()
 
 
@@ -170,3 +177,86 @@ def test_all_of_it_goes_by_keyboard_and_a_saved_notebook_shows_a_still(page: Pag
     page.reload()
     expect(page.get_by_text("Run this cell to use it.")).to_be_visible(timeout=SLOW_MS)
     expect(page.get_by_text("Error displaying widget")).to_have_count(0)
+
+
+ELSEWHERE = """async ([code, style, first, config]) => {
+  document.body.innerHTML = `<style>${style}</style><div id="panel"></div>`;
+  if (config) document.head.innerHTML += `<script id="jupyter-config-data" type="application/json">${config}</script>`;
+  window.sent = [];
+  const on = (_, hear) => (window.hears = hear);
+  const model = { get: () => first, on, off: () => {}, send: (wish) => sent.push(wish) };
+  const { default: widget } = await import(`data:text/javascript,${encodeURIComponent(code)}`);
+  widget.render({ model, el: document.getElementById("panel") });
+}"""
+
+
+@pytest.fixture
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[panels.Panel]:
+    """A panel of a work folder with two runs that differ in many parameters."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    source = Notebook.read(notebook(tmp_path / "here.ipynb", parameters=PARAMETERS))
+    for number in range(2):
+        (run := tmp_path / f"runs/r{number}").mkdir(parents=True)
+        notebook(run / "here.ipynb")
+        values = {f"a_parameter_{at}": f"{at} of {number}" for at in range(8)}
+        Record(status="completed", notebook="here.ipynb", parameters=values).write(run / "run.json")
+    watch = Watch()
+    watch.look()
+    panel = panels.Panel(watch, source, Metric("accuracy", "max"))
+    yield panel
+    panel.end()
+
+
+def elsewhere(page: Page, panel: panels.Panel, config: str = "") -> Locator:
+    """The panel's page in one that is not the lab's, and without a kernel."""
+    files = [Path(panels.__file__).with_suffix(kind).read_text() for kind in (".js", ".css")]
+    page.evaluate(ELSEWHERE, [*files, panel.first, config])
+    return page.locator(".workspace-panel")
+
+
+def test_links_lead_below_the_labs_own_address_and_nowhere_outside_of_jupyter(page: Page, first: panels.Panel) -> None:
+    panel = elsewhere(page, first)
+    expect(panel.locator("tbody tr")).to_have_count(2)
+    page.evaluate("""hears({ said: { done: "compared: runs/c/report.html", open: "runs/c/report.html" } })""")
+    expect(panel.get_by_text("compared: runs/c/report.html")).to_be_visible()
+    expect(panel.locator("a")).to_have_count(0)
+    panel = elsewhere(page, first, json.dumps({"baseUrl": "/user/x/"}))
+    links = panel.locator("a").evaluate_all("all => all.map((one) => one.getAttribute('href'))")
+    assert sorted(links) == [f"/user/x/lab/tree/runs/r{number}/here.ipynb" for number in range(2)]
+
+
+def test_a_table_that_does_not_fit_takes_several_lines_a_run_and_none_is_cut(page: Page, first: panels.Panel) -> None:
+    panel = elsewhere(page, first)
+    for width in (2000, 600, 900):
+        page.set_viewport_size({"width": width, "height": 900})
+        expect(panel.locator(".scroll")).to_have_class("scroll" if width == 2000 else "scroll narrow")
+        assert panel.locator(".scroll").evaluate("box => box.scrollWidth <= box.clientWidth")
+    expect(panel.locator("tbody tr").first).to_contain_text("7 of ")
+
+
+def test_what_is_removed_is_asked_for_first_and_the_harmless_answer_is_at_hand(page: Page, first: panels.Panel) -> None:
+    panel = elsewhere(page, first)
+    panel.get_by_label("Select r0").check()
+    panel.get_by_role("button", name="Remove r0").click()
+    expect(panel.get_by_role("button", name="Keep")).to_be_focused()
+    assert not page.evaluate("sent.some((wish) => wish.do === 'remove')")
+    panel.get_by_role("button", name="Remove", exact=True).click()
+    assert page.evaluate("sent.at(-1).do") == "remove"
+
+
+def test_a_sweep_starts_when_its_number_of_runs_was_shown_and_not_before(page: Page, first: panels.Panel) -> None:
+    def wishes() -> list[str]:
+        return page.evaluate("sent.map((wish) => wish.do)")
+
+    panel = elsewhere(page, first)
+    page.wait_for_function("sent.some((wish) => wish.do === 'check')")
+    panel.get_by_label("x", exact=True).fill("1,2")
+    page.keyboard.press("Enter")
+    page.wait_for_function("sent.filter((wish) => wish.do === 'check').length === 2")
+    checked = first._checked({"x": "1,2"})
+    page.evaluate("checked => hears({ checked })", checked | {"number": 2})
+    expect(panel.get_by_role("button", name="Start 2 runs")).to_be_visible()
+    assert "start" not in wishes()
+    page.keyboard.press("Enter")
+    assert wishes()[-1] == "start"

@@ -22,19 +22,13 @@ function make(tag, told = {}, ...children) {
 
 const button = (text, act, told = {}) => make("button", { type: "button", on: { click: act }, ...told }, text);
 
-/** A link that the lab opens in a tab of its own, and any other page in a new window. */
+/** A link that the lab opens in a tab of its own, and a new window shows; "" where the page is an editor's, not Jupyter's. */
 function opens(path, text, told = {}) {
-  return make(
-    "a",
-    {
-      href: `/lab/tree/${path.split("/").map(encodeURIComponent).join("/")}`,
-      target: "_blank",
-      rel: "noopener",
-      data: { commandlinkerCommand: "docmanager:open", commandlinkerArgs: JSON.stringify({ path }) },
-      ...told,
-    },
-    text,
-  );
+  const config = document.getElementById("jupyter-config-data");
+  if (!config) return "";
+  const href = `${JSON.parse(config.textContent).baseUrl}lab/tree/${path.split("/").map(encodeURIComponent).join("/")}`;
+  const data = { commandlinkerCommand: "docmanager:open", commandlinkerArgs: JSON.stringify({ path }) };
+  return make("a", { href, target: "_blank", rel: "noopener", data, ...told }, text);
 }
 
 /** Seconds as people say them. */
@@ -56,6 +50,7 @@ function when(started) {
 
 const shortNumber = (value) => String(Number(value.toPrecision(4)));
 const count = (many, what) => `${many.toLocaleString()} ${what}${many === 1 ? "" : "s"}`;
+const SEVERAL = [" Several values in a field, such as ", "1, 2, 4", " or ", "0:1:5", ", make a sweep: every combination is run."];
 const SIGNS = { completed: "✓", failed: "✗", "timed out": "◷", stopped: "■", lost: "?", unreadable: "?", running: "▸" };
 
 class Page {
@@ -73,17 +68,28 @@ class Page {
     this.checks = 0;
     this.waits = null;
     this.sections = {};
+    this.id = `panel-${Math.random().toString(36).slice(2)}`;
     this.build();
     this.hear(model.get("first"));
     model.on("msg:custom", (this.listener = (news) => this.hear(news)));
     this.ask({ do: "hello", serial: this.serial });
     this.clock = setInterval(() => this.tick(), 1000);
+    this.width = new ResizeObserver(() => this.fit());
+    this.width.observe(root);
   }
 
   leave() {
     clearInterval(this.clock);
     clearTimeout(this.waits);
+    this.width.disconnect();
     this.model.off("msg:custom", this.listener);
+  }
+
+  /** Put other content into a section; what had the focus has it again. */
+  replace(section, ...parts) {
+    const kept = this.root.contains(document.activeElement) ? document.activeElement.dataset?.key : null;
+    this.sections[section].replaceChildren(...parts);
+    if (kept) this.root.querySelector(`[data-key="${CSS.escape(kept)}"]`)?.focus();
   }
 
   // --- to and from the kernel ---
@@ -150,19 +156,17 @@ class Page {
     this.buildToolbar();
   }
 
-  say({ done, wrong, open, undo, ask, yes }) {
+  say({ done, wrong, open, undo, ask, verb, yes }) {
     const close = button("×", () => this.say({}), { className: "plain", aria: { label: "Dismiss" } });
     const text = ask ?? wrong ?? done ?? "";
     const extras = [];
     if (open) extras.push(opens(open, "Open the report", { className: "button primary" }));
     if (undo) extras.push(button("Take back", () => this.ask({ do: "take_back", count: undo })));
-    if (ask) {
-      const agree = () => {
-        this.say({});
-        yes.act();
-      };
-      extras.push(button(yes.text, agree, { className: "danger" }), button("Keep", () => this.say({})));
-    }
+    const agree = () => {
+      this.say({});
+      this.ask(yes);
+    };
+    if (ask) extras.push(button(verb, agree, { className: "danger" }), button("Keep", () => this.say({})));
     this.sections.said.dataset.kind = ask ? "ask" : wrong ? "wrong" : "done";
     this.sections.said.replaceChildren(...(text ? [make("span", {}, text), ...extras, ask ? "" : close] : []));
     if (ask) extras[1].focus(); // the harmless one
@@ -199,11 +203,7 @@ class Page {
             ? "Each run is made of the notebook as it is saved, and keeps its own copy of it. It goes on when you " +
                 "close this page."
             : "It has no parameters: no cell of it is tagged “parameters”. It can be run as it is.",
-          several ? " Several values in a field, such as " : "",
-          several ? make("code", {}, "1, 2, 4") : "",
-          several ? " or " : "",
-          several ? make("code", {}, "0:1:5") : "",
-          several ? ", make a sweep: every combination is run." : "",
+          ...(several ? SEVERAL.map((part, at) => (at % 2 ? make("code", {}, part) : part)) : []),
         ),
         make("div", { className: "fields" }, ...fields),
         (this.startLine = make("div", { className: "start" })),
@@ -215,7 +215,7 @@ class Page {
   }
 
   makeField(field) {
-    const id = `${this.id()}-${field.name}`;
+    const id = `${this.id}-${field.name}`;
     const value = this.values[field.name] ?? field.default;
     const set = (text) => {
       this.values[field.name] = text;
@@ -282,10 +282,6 @@ class Page {
     reset.setAttribute("aria-label", `Back to the default of ${field.name}, ${field.default || "nothing"}`);
   }
 
-  id() {
-    return (this.ownId ??= `panel-${Math.random().toString(36).slice(2)}`);
-  }
-
   check() {
     clearTimeout(this.checkSoon);
     this.checkedFor = null;
@@ -313,7 +309,7 @@ class Page {
   }
 
   showStart() {
-    if (!this.startLine?.isConnected && !this.startLine) return;
+    if (!this.startLine) return;
     const { wrong = {}, runs = 1, time = "", at_once = 1, varied = [] } = this.checked ?? {};
     const faults = Object.keys(wrong).length;
     const settled = this.checkedFor === JSON.stringify(this.values);
@@ -353,9 +349,7 @@ class Page {
       ...sweeps.flatMap((sweep) => [this.sweepRow(sweep), ...inSweeps(sweep).map((run) => this.workRow(run, true))]),
       ...alone.map((run) => this.workRow(run, false)),
     ];
-    const kept = document.activeElement?.dataset?.key;
-    this.sections["under-way"].replaceChildren(...(rows.length ? [make("h3", {}, "Under way"), ...rows] : []));
-    if (kept) this.root.querySelector(`[data-key="${CSS.escape(kept)}"]`)?.focus();
+    this.replace("under-way", ...(rows.length ? [make("h3", {}, "Under way"), ...rows] : []));
   }
 
   sweepRow(sweep) {
@@ -380,22 +374,18 @@ class Page {
     return this.progressRow(inside ? "work inside" : "work", title, run.share, words, actions, !lost, run.name);
   }
 
+  /** A button that asks before it does what cannot be undone by another click on it. */
+  asking(verb, what, question, wish) {
+    const ask = () => this.say({ ask: question, verb, yes: wish });
+    return button(verb === "Stop" ? verb : `${verb} …`, ask, { data: { key: `${wish.do} ${what}` }, aria: { label: `${verb} ${what}` } });
+  }
+
   stopButton(name, what) {
-    const act = () => this.ask({ do: "stop", name });
-    const question = `Stop ${what} ${name}? What there is of it is kept.`;
-    return button("Stop", () => this.say({ ask: question, yes: { text: "Stop", act } }), {
-      data: { key: `stop ${name}` },
-      aria: { label: `Stop ${what} ${name}` },
-    });
+    return this.asking("Stop", `${what} ${name}`, `Stop ${what} ${name}? What there is of it is kept.`, { do: "stop", name });
   }
 
   discardButton(name) {
-    const act = () => this.ask({ do: "discard", name });
-    const question = `Remove ${name}, with all that is in it? You can take it back.`;
-    return button("Remove …", () => this.say({ ask: question, yes: { text: "Remove", act } }), {
-      data: { key: `discard ${name}` },
-      aria: { label: `Remove ${name}` },
-    });
+    return this.asking("Remove", name, `Remove ${name}, with all that is in it? You can take it back.`, { do: "discard", name });
   }
 
   progressRow(kind, title, share, words, actions, moves, name = title) {
@@ -465,11 +455,15 @@ class Page {
     this.metricChoice.value = metric;
   }
 
+  single(number) {
+    const value = this.news.values[number];
+    return { runs: [number], value: value ?? null, shown: value === undefined ? "" : shortNumber(value) };
+  }
+
   /** The rows to show: an entry each, with the runs in it, filtered and in order. */
   rows() {
-    const { entries, values } = this.news;
-    const one = (number) => ({ runs: [number], value: values[number] ?? null, shown: values[number] === undefined ? "" : shortNumber(values[number]) });
-    const all = this.fold ? entries.map((entry) => (entry.runs.length > 1 ? entry : one(entry.runs[0]))) : entries.flatMap((entry) => entry.runs.map(one));
+    const { entries } = this.news;
+    const all = this.fold ? entries.map((entry) => (entry.runs.length > 1 ? entry : this.single(entry.runs[0]))) : entries.flatMap((entry) => entry.runs.map((number) => this.single(number)));
     const words = this.filter.split(/\s+/).filter(Boolean);
     const told = (row) =>
       row.runs
@@ -477,7 +471,7 @@ class Page {
         .map((run) => [run.run, run.status, run.notebook, run.error, ...Object.entries(run.parameters).map((pair) => pair.join(" "))].join(" "))
         .join(" ")
         .toLowerCase();
-    const found = this.filter ? all.filter((row) => ((text) => text.includes(this.filter) || words.every((word) => text.includes(word)))(told(row))) : all;
+    const found = words.length ? all.filter((row) => words.every((word) => told(row).includes(word))) : all;
     const sorted = found.map((row) => [this.sortKey(row), row]);
     const { down } = this.sort;
     sorted.sort(([one], [other]) => compare(one, other, down));
@@ -502,9 +496,7 @@ class Page {
     this.total.textContent = shownRuns === total ? count(total, "run") : `${shownRuns.toLocaleString()} of ${count(total, "run")}`;
     this.sections.toolbar.hidden = total === 0;
     this.varied = this.variedOf(rows);
-    const kept = this.root.contains(document.activeElement) ? document.activeElement.dataset?.key : null;
     const table = make("table", {}, make("thead", {}, this.headRow(rows)), make("tbody", {}, ...rows.slice(0, this.limit).flatMap((row) => this.tableRows(row))));
-    const scroll = this.sections.table.querySelector(".scroll")?.scrollLeft ?? 0;
     const parts = total ? [make("div", { className: "scroll" }, table)] : [make("p", { className: "hint" }, `No run has ended yet. They will be kept in ${this.news.folder}.`)];
     if (total && !rows.length) parts.push(make("p", { className: "hint" }, "No run fits the filter."));
     if (rows.length > this.limit) {
@@ -517,10 +509,16 @@ class Page {
     if (this.news.removed && !this.sections.said.childElementCount) {
       parts.push(make("p", { className: "hint removed" }, `${this.news.removed.toLocaleString()} removed. `, button("Take back the latest", () => this.ask({ do: "take_back", count: 1 }), { className: "plain" })));
     }
-    this.sections.table.replaceChildren(...parts);
-    if (parts[0].className === "scroll") parts[0].scrollLeft = scroll;
-    if (kept) this.root.querySelector(`[data-key="${CSS.escape(kept)}"]`)?.focus();
+    this.replace("table", ...parts);
+    this.fit();
     this.showActions();
+  }
+
+  /** Where the columns do not fit side by side, a row takes several lines. */
+  fit() {
+    const box = this.sections.table.querySelector(".scroll");
+    box?.classList.remove("narrow");
+    box?.classList.toggle("narrow", box.scrollWidth > box.clientWidth);
   }
 
   /** The parameters in which the runs shown differ; the seed last, and only where seeds have rows. */
@@ -562,13 +560,9 @@ class Page {
   }
 
   tableRows(row) {
-    const key = row.runs[0];
-    const rows = [this.tableRow(row, row.runs.length > 1 ? "folded" : "")];
-    if (row.runs.length > 1 && this.unfolded.has(key)) {
-      const { values } = this.news;
-      rows.push(...row.runs.map((number) => this.tableRow({ runs: [number], value: values[number] ?? null, shown: values[number] === undefined ? "" : shortNumber(values[number]) }, "inside")));
-    }
-    return rows;
+    if (row.runs.length === 1) return [this.tableRow(row, "")];
+    const inside = this.unfolded.has(row.runs[0]) ? row.runs : [];
+    return [this.tableRow(row, "folded"), ...inside.map((number) => this.tableRow(this.single(number), "inside"))];
   }
 
   tableRow(row, kind) {
@@ -583,7 +577,7 @@ class Page {
     const mean = seconds.length ? seconds.reduce((sum, value) => sum + value, 0) / seconds.length : null;
     const caveat = runs.find((run) => run.caveat)?.caveat;
     const told = caveat || runs.find((run) => run.error && run.status !== "stopped")?.error;
-    let name = first.open ? opens(first.open, first.run, { title: `Open the executed notebook of ${first.run}` }) : make("span", {}, first.run);
+    let name = (first.open && opens(first.open, first.run, { title: `Open the executed notebook of ${first.run}` })) || first.run;
     if (kind === "folded") {
       const turn = () => {
         if (!this.unfolded.delete(row.runs[0])) this.unfolded.add(row.runs[0]);
@@ -595,14 +589,14 @@ class Page {
     const click = (event) => {
       if (!event.target.closest("a, button, input") && !String(getSelection())) this.select(row.runs, !chosen);
     };
-    const cell = (text, className = "") => make("td", { className, title: text.length > 24 ? text : "" }, text);
+    const cell = (text, className, data = {}) => make("td", { className, data, title: text.length > 24 ? text : "" }, text);
     return make(
       "tr",
       { className: [kind, chosen ? "selected" : ""].join(" "), data: { status }, on: { click } },
       make("td", {}, box),
       make("td", { className: "status" }, make("span", { className: "sign", aria: { hidden: "true" } }, SIGNS[status] ?? "?"), make("span", { className: "word" }, ` ${status}`)),
-      make("td", { className: "number value" }, this.valueBar(row), ...this.valueText(row), told ? make("div", { className: "error", title: told }, told) : ""),
-      ...this.varied.map((name) => cell(same(name), this.isNumber(name) ? "number" : "")),
+      make("td", { className: "number value" }, ...this.valueText(row), told ? make("div", { className: "error", title: told }, told) : ""),
+      ...this.varied.map((name) => cell(same(name), `parameter ${this.isNumber(name) ? "number" : ""}`, { name })),
       cell(when(latest), "quiet"),
       cell(mean === null ? "" : duration(mean), "number quiet"),
       make("td", { className: "run" }, name),
@@ -613,14 +607,6 @@ class Page {
   valueText(row) {
     const [mean, ...spread] = row.shown.split(/(?= ±| of )/);
     return [make("span", {}, mean), make("span", { className: "spread" }, spread.join(""))];
-  }
-
-  /** How the value stands among the others: a line below it. */
-  valueBar(row) {
-    const all = Object.values(this.news.values);
-    const [low, high] = [Math.min(...all), Math.max(...all)];
-    if (row.value === null || !(high > low)) return "";
-    return make("div", { className: "behind", aria: { hidden: "true" }, style: `width: ${Math.round((100 * (row.value - low)) / (high - low))}%` });
   }
 
   select(numbers, on) {
@@ -637,22 +623,20 @@ class Page {
     const [first] = chosen.map((number) => this.runs.get(number));
     const single = chosen.length === 1;
     const what = single ? first.run : count(chosen.length, "run");
-    const remove = () => this.ask({ do: "remove", numbers: chosen });
     const compareThem = () => {
       this.say({ done: "Comparing …" });
       this.ask({ do: "compare", numbers: chosen });
     };
-    const kept = this.root.contains(document.activeElement) ? document.activeElement.dataset?.key : null;
-    this.sections.actions.replaceChildren(
+    this.replace(
+      "actions",
       make("b", {}, `${chosen.length.toLocaleString()} selected`),
       button("Compare", compareThem, { data: { key: "compare" }, className: single ? "" : "primary" }),
       single && first.open ? opens(first.open, "Open the notebook", { className: "button" }) : "",
       single ? button("Log", () => this.followLog(first.run), { data: { key: "log" } }) : "",
       single ? button("Same values in the form", () => this.ask({ do: "reuse", number: chosen[0] }), { data: { key: "reuse" } }) : "",
-      button("Remove …", () => this.say({ ask: `Remove ${what}? You can take it back.`, yes: { text: "Remove", act: remove } }), { data: { key: "remove" } }),
+      this.asking("Remove", what, `Remove ${what}? You can take it back.`, { do: "remove", numbers: chosen }),
       button("Select none", () => this.select(chosen, false), { className: "plain", data: { key: "none" } }),
     );
-    if (kept) this.root.querySelector(`.actions [data-key="${CSS.escape(kept)}"]`)?.focus();
   }
 
   // --- a log ---

@@ -36,6 +36,8 @@ from workspace.sweeps.ranking import Metric
 
 _EVERY_S = 1
 """So often it is looked what there is."""
+_AT_ONCE = {"hello", "check", "metric", "log", "reuse"}
+"""What is done before the kernel goes on; all else that a page asks for takes a while."""
 
 
 def show(notebook: str | Path | None, metric: str) -> None:
@@ -89,7 +91,7 @@ class Panel(anywidget.AnyWidget):
         self._watch, self._notebook, self._metric = watch, notebook, metric
         self._values: dict[str, str] = {}  # what stands in the form, as it was last told
         self._known: dict[int, Ended] = {}  # what the page knows
-        self._log: tuple[Path, str] | None = None  # of the run that is followed, and what of it was shown
+        self._log: tuple[Path, str | None] | None = None  # of the run that is followed, and what of it was shown
         self._serial = 0
         self._telling = threading.RLock()
         self._over = threading.Event()
@@ -100,8 +102,7 @@ class Panel(anywidget.AnyWidget):
 
     def view(self) -> dict[str, Any]:
         """What a page shows it by."""
-        shown = self._repr_mimebundle_()
-        data = shown[0] if isinstance(shown, tuple) else shown
+        data, _ = self._repr_mimebundle_()
         return {kind: content for kind, content in data.items() if kind != "text/plain"}
 
     def end(self) -> None:
@@ -123,12 +124,10 @@ class Panel(anywidget.AnyWidget):
             return _as_json({"form": self._form(), "runs": self._runs(), "serial": self._serial})
 
     def _form(self) -> dict[str, Any]:
-        if not self._notebook:
-            return {"notebook": "", "fields": [], "values": {}, "checked": None}
-        fields = form.fields(self._notebook)
+        source = self._notebook
         return {
-            "notebook": self._notebook.name,
-            "fields": fields,
+            "notebook": source.name if source else "",
+            "fields": form.fields(source) if source else [],
             "values": self._values,
             "checked": self._checked(self._values) if self._values else None,
         }
@@ -175,30 +174,17 @@ class Panel(anywidget.AnyWidget):
         place, shown = self._log
         hidden = folders.attempts(place)
         file = next((run.folder for run in hidden if (run.folder / folders.LOG).exists()), place) / folders.LOG
-        if (text := logs.end(file)) != shown:
+        if (text := logs.end(file)) != shown:  # of a modest size, whatever the log has
             self._log = place, text
             self._tell(log=text)
 
     # --- what the page asks for ---
 
     def _hear(self, _: object, content: dict[str, Any], __: object) -> None:
-        wishes: dict[str, Callable[..., None]] = {
-            "hello": self._hello,
-            "check": self._check,
-            "start": self._start,
-            "metric": self._rank_by,
-            "log": self._show_log,
-            "stop": self._stop,
-            "go_on": self._go_on,
-            "remove": self._remove,
-            "discard": self._discard,
-            "take_back": self._take_back,
-            "compare": self._compare,
-            "reuse": self._reuse,
-        }
         wish = dict(content)
-        does = wishes.get(wish.pop("do", ""))
-        if does in (self._hello, self._check, self._rank_by, self._show_log, self._reuse):
+        name = wish.pop("do", "")
+        does = getattr(self, f"_do_{name}", None)
+        if name in _AT_ONCE:
             self._try(does, wish)
         elif does:
             self._beside.submit(self._try, does, wish)
@@ -206,18 +192,22 @@ class Panel(anywidget.AnyWidget):
     def _try(self, does: Callable[..., None], wish: dict[str, Any]) -> None:
         try:
             does(**wish)
-        except (UserError, OSError) as error:
-            self._tell(said={"wrong": str(error)})
         except Exception as error:
-            self._tell(said={"wrong": f"{type(error).__name__}: {error}"})
+            named = "" if isinstance(error, UserError | OSError) else f"{type(error).__name__}: "
+            self._tell(said={"wrong": f"{named}{error}"})
 
-    def _hello(self, serial: int) -> None:
+    def _done(self, what: str, **more: object) -> None:
+        """Tell what came of a wish, and what there is now."""
+        self._watch.look()
+        self._tell(runs=self._runs(), said={"done": what} | more)
+
+    def _do_hello(self, serial: int) -> None:
         if serial == self._serial:
             self._tell(here=True)
         else:
             self._tell(**self._everything())
 
-    def _check(self, values: dict[str, str], number: int = 0) -> None:
+    def _do_check(self, values: dict[str, str], number: int = 0) -> None:
         self._values = values
         self._tell(checked=self._checked(values) | {"number": number})
 
@@ -241,7 +231,7 @@ class Panel(anywidget.AnyWidget):
             return 1
         return min(asked.runs, _how_many())
 
-    def _start(self, values: dict[str, str]) -> None:
+    def _do_start(self, values: dict[str, str]) -> None:
         self._values = values
         source = self._notebook and Notebook.read(self._notebook.path)  # as it is saved now
         if not source:
@@ -251,72 +241,62 @@ class Panel(anywidget.AnyWidget):
         if asked.wrong:
             self._tell(checked=self._checked(values), started=False)
             return
-        words: list[object] = ["--background"]
-        if asked.is_sweep:
-            words += ["--metric", self._metric.name, "--mode", self._metric.mode]
+        metric = ["--metric", self._metric.name, "--mode", self._metric.mode] if asked.is_sweep else []
+        started = False
         try:
             with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:  # what a value begins with is no option there
                 yaml.safe_dump(asked.as_file, file, sort_keys=False)
                 file.flush()
-                said = _command("sweep" if asked.is_sweep else "run", source.path, "-f", file.name, *words)
-        except UserError:
-            self._tell(started=False)
-            raise
-        self._watch.look()
-        self._tell(started=True, runs=self._runs(), said={"done": said.partition(":")[0]})
+                kind = "sweep" if asked.is_sweep else "run"
+                said = _command(kind, source.path, "-f", file.name, "--background", *metric)
+            started = True
+        finally:
+            self._tell(started=started)
+        self._done(said.partition(":")[0])
 
-    def _rank_by(self, metric: str) -> None:
+    def _do_metric(self, metric: str) -> None:
         self._metric = Metric.asked(metric, None)
         self._tell(runs=self._runs())
 
-    def _show_log(self, run: str | None) -> None:
+    def _do_log(self, run: str | None) -> None:
         """Show the log of a run, by its full name, and go on doing so; None: no more."""
-        self._log = (places.work() / "runs" / run, "") if run else None
-        if run:
-            self._log = self._log and (self._log[0], "\0")  # other than any text, so that it is told at once
-            self._tell_log()
+        self._log = (places.work() / "runs" / run, None) if run else None
+        self._tell_log()
 
-    def _stop(self, name: str) -> None:
-        said = ending.stop(name)
-        self._watch.look()
-        self._tell(runs=self._runs(), said={"done": said})
+    def _do_stop(self, name: str) -> None:
+        self._done(ending.stop(name))
 
-    def _remove(self, numbers: list[int]) -> None:
+    def _do_remove(self, numbers: list[int]) -> None:
         chosen = self._chosen(numbers)
         for one in chosen:
             ending.remove(folders.Run(Path(one.row.folder)))
-        self._watch.look()
-        what = chosen[0].run if len(chosen) == 1 else f"{len(chosen)} runs"
-        self._tell(runs=self._runs(), said={"done": f"removed {what}", "undo": len(chosen)})
+        self._done(f"removed {chosen[0].run if len(chosen) == 1 else f'{len(chosen)} runs'}", undo=len(chosen))
 
-    def _go_on(self, name: str) -> None:
+    def _do_go_on(self, name: str) -> None:
         """Go on with a sweep that ended before its time."""
         said = _command("sweep", places.work() / "runs" / name / plan_file.NAME, "--background")
-        self._watch.look()
-        self._tell(runs=self._runs(), said={"done": said.partition(":")[0]})
+        self._done(said.partition(":")[0])
 
-    def _discard(self, name: str) -> None:
+    def _do_discard(self, name: str) -> None:
         """Remove a sweep that is not at work, or what is left of a run that was killed."""
         run, called = ending.removable(name)
         ending.remove(run)
-        self._watch.look()
-        self._tell(runs=self._runs(), said={"done": f"removed {called}", "undo": 1})
+        self._done(f"removed {called}", undo=1)
 
-    def _take_back(self, count: int = 1) -> None:
-        places_ = ending.removed()[:count]
-        for place in places_:
+    def _do_take_back(self, count: int = 1) -> None:
+        latest = ending.removed()[:count]
+        for place in latest:
             ending.take_back(place)
-        self._watch.look()
-        self._tell(runs=self._runs(), said={"done": f"{len(places_)} taken back"})
+        self._done(f"{len(latest)} taken back")
 
-    def _compare(self, numbers: list[int]) -> None:
+    def _do_compare(self, numbers: list[int]) -> None:
         chosen = self._chosen(numbers)
         metric = ["--metric", self._metric.name, "--mode", self._metric.mode]
         said = _command("compare", *(one.row.folder for one in chosen), *metric)
-        page = Path(said.splitlines()[-1])
-        self._tell(said={"done": f"{len(chosen)} runs compared", "open": _in_lab(page)})
+        page = _in_lab(Path(said.splitlines()[-1]))
+        self._tell(said={"done": f"compared: {page}", "open": page})
 
-    def _reuse(self, number: int) -> None:
+    def _do_reuse(self, number: int) -> None:
         """Put a run's values into the form, of its notebook."""
         [one] = self._chosen([number])
         self._notebook = Notebook.read(Path(one.record.notebook))
@@ -350,7 +330,7 @@ def _command(name: str, *words: object) -> str:
 
 def _described(one: Ended) -> dict[str, Any]:
     """What the page shows of a run."""
-    row, notebook = one.row, folders.Run(Path(one.row.folder)).folder / one.row.notebook
+    row, notebook = one.row, Path(one.row.folder) / one.row.notebook
     return {
         "run": one.run,
         "status": row.status,

@@ -211,4 +211,9 @@ def test_picture_of_a_phone_is_taken_and_what_cannot_be_read_takes_no_older_answ
     expect(answers).to_have_text(["IMG_1.HEIC cannot be read as a picture: a HEIC picture; save it as JPEG first."])
     choose(photo)
     expect(answers).to_have_text(["seen (32, 32, 3)"], timeout=60_000)
+    large = tmp_path / "scan.tif"
+    with large.open("wb") as file:
+        file.truncate(70 << 20)  # more than a message may have
+    choose(large)
+    expect(answers).to_have_text(["scan.tif has 73 MB, and 60 are what fits. Save it smaller, or as JPEG."])
     native_lab.request("DELETE", "/api/contents/upload.ipynb", native_lab.token)

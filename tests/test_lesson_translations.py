@@ -2,7 +2,6 @@
 
 import ast
 import json
-import linecache
 import re
 import shutil
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 from babel.messages.pofile import read_po
 from labs import REPOSITORY
 from lesson import charts, words
-from small import drawn_as_cifar10
-from test_lesson import SMALL, metrics_of
 from workspace.base.places import LESSON
 from workspace.bench import lesson_translations
 from workspace.lab import seed, serve, translation
@@ -89,7 +86,7 @@ def test_each_line_of_the_contents_leads_to_its_heading(language: str) -> None:
     headings = re.findall(r"(?m)^## (\d+\. .*)$", text)
     assert len(headings) == 12
     assert re.findall(r"\]\(#(\S+)\)", text) == [heading.replace(" ", "-") for heading in headings]
-    assert re.findall(r"\| \[(.*?)\]\(#", text) == [heading.partition(" ")[2] for heading in headings]
+    assert re.findall(r"(?m)^\d+\. \[(.*?)\]\(#", text) == [heading.partition(" ")[2] for heading in headings]
 
 
 def bare(source: str) -> str:
@@ -114,38 +111,6 @@ def test_translated_code_does_the_same_and_says_which_language_it_speaks(languag
         assert bare(mine[cell["id"]]) == bare("".join(cell["source"]))
     limits = [re.findall(r"\([^()]* (?:to|or) [^()]*\)$", line) for line in mine["parameters"].splitlines()]
     assert limits == [re.findall(r"\([^()]* (?:to|or) [^()]*\)$", line.rstrip()) for line in cells("code")[0]["source"]]
-
-
-@pytest.fixture(scope="module")
-def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drawn_as_cifar10(tmp_path_factory.mktemp("data"))
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_each_translation_runs_through(
-    few_images: Path,
-    tmp_path: Path,
-    language: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    spoken: None,  # noqa: ARG001
-) -> None:
-    """In this process, which has PyTorch already: a kernel of its own for each language takes minutes in all."""
-    monkeypatch.setenv("WORKSPACE_DATA", str(few_images))
-    notebook = nbformat.reads(translation.content(ENGLISH, language).decode(), as_version=4)
-    nbformat.validate(notebook)
-    space: dict[str, object] = {}
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.id != "panel"]  # that needs a kernel
-    for cell in code:
-        linecache.cache[cell.id] = (0, None, cell.source.splitlines(True), cell.id)  # for parameters.check
-        exec(compile(cell.source, cell.id, "exec"), space)  # noqa: S102
-        if cell.id == "parameters":
-            space |= {**SMALL, "output_folder": str(tmp_path / "run")}
-    said = words.catalogue(language)
-    assert f"test_accuracy_{said['dog']}" in metrics_of(tmp_path)
-    shown = capsys.readouterr().out
-    assert said["Starting anew, from random parameters."] in shown
-    assert "Accuracy" not in shown
 
 
 def test_a_text_without_a_translation_stays_english(spoken: None) -> None:  # noqa: ARG001

@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
 
+import anywidget
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import traitlets
 from IPython.display import display
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -26,6 +28,7 @@ GROUND, INK, BLUE, ORANGE, RED = "#ffffff", "#333333", "#1f66b5", "#a85400", "#b
 """Each colour at least 4.5:1 on the ground."""
 WIDTH = 5.6  # inches at 100 pixels: what fits beside the lab's file browser in a window 900 pixels wide
 COLUMNS = 6
+LARGEST_PICTURE = 60 * 10**6  # bytes; a message of more than 64 MiB closes the kernel's websocket
 
 Batch = TypeVar("Batch")
 
@@ -259,28 +262,52 @@ def looked(images: NDArray[np.uint8], drops: NDArray[np.float32], captions: Sequ
     _show(figure, said.format(count=len(images), told="; ".join(told)))
 
 
-def upload(use: Callable[[io.BytesIO], None]) -> None:
-    """A button that takes pictures from the reader's computer and calls `use` on each, below the button."""
-    button = ipywidgets.FileUpload(
-        accept="image/*", multiple=True, description=_("Choose a picture, up to 60 MB"), layout={"width": "fit-content"}
-    )
-    below = ipywidgets.Output()
+class _Chooser(anywidget.AnyWidget):
+    """A button for one file, which comes as a message: its name, its size, and its bytes where they are not too many.
 
-    def chosen(change: dict) -> None:
-        if not change["new"]:
-            return
+    ipywidgets' own button sends whatever is chosen, and a message that the server does not take ends in silence.
+    """
+
+    _esm = """
+        export default { render({ model, el }) {
+            const input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
+            const button = Object.assign(document.createElement("button"), { textContent: model.get("text") });
+            button.className = "jupyter-widgets jupyter-button";
+            button.style.width = "fit-content";
+            button.onclick = () => input.click();
+            input.onchange = async () => {
+                const file = input.files[0];
+                const bytes = file.size > model.get("most") ? [] : [await file.arrayBuffer()];
+                model.send({ name: file.name, size: file.size }, undefined, bytes);
+                input.value = "";  // the same file may be chosen again
+            };
+            el.append(button);
+        } };
+    """
+    text = traitlets.Unicode().tag(sync=True)
+    most = traitlets.Int(LARGEST_PICTURE).tag(sync=True)
+
+
+def upload(use: Callable[[io.BytesIO], None]) -> None:
+    """A button that takes a picture from the reader's computer and calls `use` on it, below the button."""
+    most = LARGEST_PICTURE // 10**6
+    chooser, below = _Chooser(text=_("Choose a picture, up to {most} MB").format(most=most)), ipywidgets.Output()
+
+    def chosen(_widget: _Chooser, file: dict, buffers: list[memoryview]) -> None:
         below.clear_output()  # at once: while a new picture is looked at, no answer of an older one stands there
         with below:
-            for file in change["new"]:
-                try:
-                    use(io.BytesIO(file["content"]))
-                except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken image, and ours
-                    why = error or type(error).__name__
-                    print(_("{name} cannot be read as a picture: {why}.").format(name=file["name"], why=why))
-        button.value = ()  # the same file may be chosen again, and nothing of it is kept
+            if not buffers:
+                said = _("{name} has {size:.0f} MB, and {most} are what fits. Save it smaller, or as JPEG.")
+                print(said.format(name=file["name"], size=file["size"] / 1e6, most=most))
+                return
+            try:
+                use(io.BytesIO(buffers[0]))
+            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a broken image, and ours
+                why = error or type(error).__name__
+                print(_("{name} cannot be read as a picture: {why}.").format(name=file["name"], why=why))
 
-    button.observe(chosen, names="value")
-    display(ipywidgets.VBox([button, below]))
+    chooser.on_msg(chosen)
+    display(ipywidgets.VBox([chooser, below]))
 
 
 def contrast(one: Sequence[float], other: Sequence[float]) -> float:

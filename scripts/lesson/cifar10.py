@@ -74,7 +74,7 @@ class Unavailable(Exception):  # noqa: N818  (reads as what it says)
             _("  1. Get {archive} ({size}) from wherever you can and hand it in:  data import {archive}"),
             _("     (in a terminal of the lab; outside, in the project's folder: scripts/data import ...)"),
             _("  2. Name a mirror of your own before the start:  CIFAR10_MIRRORS=https://your.host/{archive}"),
-            _('  3. Use the drawn images, which need no download:  dataset = "drawn" in the lesson\'s parameters'),
+            _('  3. Use the drawn images, which need no download:  dataset = "drawn" in the lesson\'s settings'),
         ]
         super().__init__(folder, tried)  # what it is made from, so that it can go from one process to another
         self.tried = tuple(tried)
@@ -114,7 +114,7 @@ def load(
         fetch(folder, archive=archive, mirrors=mirrors, limits=limits)
         arrays = _read(folder, archive)
     if arrays is None:
-        raise Unavailable(folder, ["the arrays were written and are gone again; did another program remove them?"])
+        raise Unavailable(folder, [_("the arrays were written and are gone again; did another program remove them?")])
     return arrays
 
 
@@ -140,7 +140,7 @@ def fetch(
     except download.NoMirrorError as failure:
         raise Unavailable(folder, failure.tried) from None
     except _ArchiveError as failure:
-        raise Unavailable(folder, [f"{ARCHIVE} is refused: {failure}"]) from None
+        raise Unavailable(folder, [_("{archive} is refused: {why}").format(archive=ARCHIVE, why=failure)]) from None
     except OSError as error:
         raise Unavailable(folder, [_disk_trouble(folder, error)]) from error
 
@@ -235,7 +235,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
-        say(f"Another process is bringing CIFAR-10 into {folder}; waiting for it ...")
+        say(_("Another process is bringing CIFAR-10 into {folder}; waiting for it ...").format(folder=folder))
         lock.acquire()
     try:
         yield
@@ -246,10 +246,10 @@ def _only_writer(folder: Path) -> Iterator[None]:
 def _disk_trouble(folder: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-        return (
-            f"the disk is full: {megabytes(free)} free in {folder}, and {megabytes(2 * SIZE + 2**24)} are needed in all"
-        )
-    return f"the data folder {folder} cannot be used: {error.strerror or error}"
+        said = _("the disk is full: {free} free in {folder}, and {needed} are needed in all")
+        return said.format(free=megabytes(free), folder=folder, needed=megabytes(2 * SIZE + 2**24))
+    said = _("the data folder {folder} cannot be used: {why}")
+    return said.format(folder=folder, why=error.strerror or error)
 
 
 # --- Unpacking ---
@@ -295,7 +295,7 @@ def _batches(archive: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             for count, member in enumerate(tar, start=1):
                 tarfile.data_filter(member, str(archive.parent))
                 if count > _MOST_MEMBERS:
-                    raise _ArchiveError("it unpacks to far more than CIFAR-10")
+                    raise _ArchiveError(_("it unpacks to far more than CIFAR-10"))
                 name = member.name.rpartition("/")[2]
                 if member.isreg() and name in _TRAIN + _TEST:
                     batch = _Batch(tar.extractfile(member)).load()
@@ -305,7 +305,7 @@ def _batches(archive: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, pickle.UnpicklingError, LookupError) as error:
         raise _ArchiveError(str(error)) from None
     if missing := set(_TRAIN + _TEST) - set(batches):
-        raise _ArchiveError(f"it lacks {', '.join(sorted(missing))}")
+        raise _ArchiveError(_("it lacks {names}").format(names=", ".join(sorted(missing))))
     return batches
 
 
@@ -320,7 +320,7 @@ class _Capped(io.RawIOBase):
         block = self._wrapped.read(size)
         self._read += len(block)
         if self._read > _MOST_BYTES:
-            raise _ArchiveError("it unpacks to far more than CIFAR-10")
+            raise _ArchiveError(_("it unpacks to far more than CIFAR-10"))
         return block
 
 

@@ -29,6 +29,8 @@ import requests
 import urllib3
 from tqdm.auto import tqdm
 
+from lesson.words import _
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -67,7 +69,7 @@ class _BrokenOffError(_SourceError):
 
 class _TooSlowError(_SourceError):
     def __init__(self, speed: float) -> None:
-        super().__init__(f"too slow at {speed:.0f} kB/s")
+        super().__init__(_("too slow at {speed:.0f} kB/s").format(speed=speed))
         self.speed = speed
 
 
@@ -88,7 +90,7 @@ def bring(target: Path, archive: Archive, mirrors: Sequence[str], limits: Limits
     if target.exists():
         if sha256(target) == archive.sha256:
             return
-        tried[str(target)] = "not the archive: its SHA-256 is wrong; a good one will replace it"
+        tried[str(target)] = _("not the archive: its SHA-256 is wrong; a good one will replace it")
         say(f"{target}: {tried[str(target)]}")
     part = part_of(target)
     speeds: dict[str, float] = {}
@@ -101,8 +103,9 @@ def bring(target: Path, archive: Archive, mirrors: Sequence[str], limits: Limits
     failed = ""
     for mirror, least_speed in turns():
         if failed:
-            again = f"no mirror is fast, going on with {_shown(mirror)}"
-            say(f"{failed}; {again if mirror in speeds else 'trying the next'}")
+            again = _("no mirror is fast, going on with {mirror}").format(mirror=_shown(mirror))
+            other = _("trying the next")
+            say(f"{failed}; {again if mirror in speeds else other}")
         started = time.monotonic()
         try:
             _complete(part, mirror, archive, least_speed, limits)
@@ -114,7 +117,8 @@ def bring(target: Path, archive: Archive, mirrors: Sequence[str], limits: Limits
             continue
         part.replace(target)
         seconds = time.monotonic() - started
-        say(f"{target.name}: {megabytes(archive.size)} from {_shown(mirror)} in {seconds:.0f} s; the SHA-256 is right.")
+        done = _("{name}: {size} from {mirror} in {seconds:.0f} s; the SHA-256 is right.")
+        say(done.format(name=target.name, size=megabytes(archive.size), mirror=_shown(mirror), seconds=seconds))
         return
     raise NoMirrorError([f"{source}: {outcome}" for source, outcome in tried.items()])
 
@@ -136,7 +140,7 @@ def _complete(part: Path, mirror: str, archive: Archive, least_speed: float, lim
         return
     part.unlink()
     if in_one_piece:
-        raise _SourceError("not the archive: its SHA-256 is wrong")
+        raise _SourceError(_("not the archive: its SHA-256 is wrong"))
     # The fault may lie in what was there before: this mirror gets a fair chance.
     _complete(part, mirror, archive, least_speed, limits)
 
@@ -153,14 +157,14 @@ def _receive(part: Path, mirror: str, size: int, least_speed: float, limits: Lim
         while position < size:
             try:
                 chunk = stream.read1(min(2**18, size - position))
+                why = "" if chunk else _("cut off")
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise _BrokenOffError(
-                    f"{_in_words(error, limits)} at {megabytes(position)} of {megabytes(size)}"
-                ) from None
-            if not chunk:
-                raise _BrokenOffError(f"cut off at {megabytes(position)} of {megabytes(size)}")
+                why = _in_words(error, limits)
+            if why:
+                said = _("{why} at {position} of {size}")
+                raise _BrokenOffError(said.format(why=why, position=megabytes(position), size=megabytes(size)))
             if position == 0 and not b"\x1f\x8b".startswith(chunk[:2]):
-                raise _SourceError("answered something that is not the archive (a login page?)")
+                raise _SourceError(_("answered something that is not the archive (a login page?)"))
             file.write(chunk)
             position += len(chunk)
             bar.update(len(chunk))
@@ -177,11 +181,11 @@ def _receive(part: Path, mirror: str, size: int, least_speed: float, limits: Lim
 
 def _ask(mirror: str, offset: int, size: int, limits: Limits, opened: contextlib.ExitStack) -> tuple[Any, int]:
     """Ask for the archive from `offset` on; return a stream and where it really starts. Raises _SourceError."""
-    kind, _, rest = mirror.partition("://")
+    kind, rest = mirror.partition("://")[::2]
     if kind == "file":
         return _open(Path(urllib.request.url2pathname(rest)), offset, size, opened)
     if kind not in ("http", "https"):
-        raise _SourceError("not an address: it must begin with http://, https:// or file:///")
+        raise _SourceError(_("not an address: it must begin with http://, https:// or file:///"))
     session = opened.enter_context(requests.Session())
     session.max_redirects = 5
     headers = {"Accept-Encoding": "identity", "User-Agent": "pytorch-workspace"}
@@ -201,12 +205,12 @@ def _ask(mirror: str, offset: int, size: int, limits: Limits, opened: contextlib
     if answer.status_code == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
         if not found or int(found[1]) != offset or found[2] not in ("*", str(size)):
-            raise _SourceError("answered another part of another file")
+            raise _SourceError(_("answered another part of another file"))
     elif answer.status_code != 200:
         raise _SourceError(f"HTTP {answer.status_code} {answer.reason}")
     elif length.isdecimal() and int(length) != size:
-        kind = answer.headers.get("Content-Type", "unknown type")
-        raise _SourceError(f"answered {int(length):,} bytes of {kind} instead of the archive (a login page?)")
+        said = _("answered {length:,} bytes of {kind} instead of the archive (a login page?)")
+        raise _SourceError(said.format(length=int(length), kind=answer.headers.get("Content-Type", "?")))
     # Raw: a server that labels the file itself as "Content-Encoding: gzip" must not get it unpacked on the way.
     answer.raw.decode_content = False
     return answer.raw, offset if answer.status_code == 206 else 0
@@ -222,7 +226,8 @@ def _open(path: Path, offset: int, size: int, opened: contextlib.ExitStack) -> t
     if not stat.S_ISREG(found.st_mode):
         return file, 0  # a pipe, which has no size and is read from where it stands
     if found.st_size != size:
-        raise _SourceError(f"not the archive: {found.st_size:,} bytes instead of {size:,}")
+        said = _("not the archive: {found:,} bytes instead of {size:,}")
+        raise _SourceError(said.format(found=found.st_size, size=size))
     return file, file.seek(offset)
 
 
@@ -253,24 +258,24 @@ def _in_words(error: BaseException, limits: Limits) -> str:
         return any(isinstance(cause, kinds) for cause in chain)
 
     if any_of(requests.exceptions.InvalidURL):
-        return "not an address"
+        return _("not an address")
     if any_of(requests.TooManyRedirects):
-        return "redirects in a circle"
+        return _("redirects in a circle")
     if any_of(requests.exceptions.ProxyError, urllib3.exceptions.ProxyError):
-        return "the proxy (HTTP_PROXY, HTTPS_PROXY) could not be used"
+        return _("the proxy (HTTP_PROXY, HTTPS_PROXY) could not be used")
     if any_of(requests.exceptions.SSLError, urllib3.exceptions.SSLError, ssl.SSLError):
-        return "its certificate is not trusted (behind a proxy that inspects TLS: WORKSPACE_CA_BUNDLE)"
+        return _("its certificate is not trusted (behind a proxy that inspects TLS: WORKSPACE_CA_BUNDLE)")
     if any_of(urllib3.exceptions.NameResolutionError, socket.gaierror):
-        return "no such host (no DNS, or no network)"
+        return _("no such host (no DNS, or no network)")
     if any_of(ConnectionRefusedError):
-        return "connection refused"
+        return _("connection refused")
     if any_of(urllib3.exceptions.ReadTimeoutError, requests.ReadTimeout):
-        return f"timeout: silent for {limits.silence:g} s"
+        return _("timeout: silent for {seconds:g} s").format(seconds=limits.silence)
     if any_of(requests.ConnectTimeout, TimeoutError):
-        return f"timeout: no connection within {limits.connect:g} s"
+        return _("timeout: no connection within {seconds:g} s").format(seconds=limits.connect)
     if any_of(urllib3.exceptions.ProtocolError):
-        return "cut off"
-    return f"no connection ({type(error).__name__})"
+        return _("cut off")
+    return _("no connection ({kind})").format(kind=type(error).__name__)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -289,7 +294,7 @@ def _progress_bar(name: str, mirror: str, position: int, size: int) -> "tqdm[Any
     # Neither a terminal nor a notebook: a log, which needs a line now and then, and none for what is done at once.
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(
-        desc=f"{name} from {urlsplit(mirror).hostname or 'a file'}",
+        desc=_("{name} from {source}").format(name=name, source=urlsplit(mirror).hostname or _("a file")),
         initial=position,
         total=size,
         unit="B",

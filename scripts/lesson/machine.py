@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lesson import system
 from lesson.system import cpu_quota
+from lesson.words import _
 
 # Threads that wait for work keep their CPU busy for a while, in case more comes. The default while is so long that
 # training gets four times slower as soon as another program wants a CPU.
@@ -93,7 +94,7 @@ def gpu_works() -> bool:
 
     if not torch.cuda.is_available():
         if why := system.lost():
-            print(f"No GPU can be used: {why}.")
+            print(_("No GPU can be used: {why}.").format(why=why))
         return False
     mine = torch.cuda.get_device_capability()
     names = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in torch.cuda.get_arch_list()]
@@ -102,8 +103,10 @@ def gpu_works() -> bool:
     if not built or any(kind <= mine and (code == "compute" or kind[0] == mine[0]) for code, kind in built):
         return True
     oldest, newest = min(kind for _, kind in built), max(kind for _, kind in built)
-    known = f"PyTorch {torch.__version__} knows {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}"
-    advice = "a T4, an RTX 20 or anything newer will do" if mine < oldest else "a newer PyTorch will do"
-    name = torch.cuda.get_device_name()
-    print(f"The GPU {name} (compute capability {mine[0]}.{mine[1]}) cannot be used: {known}; {advice}.")
+    said = _(
+        "The GPU {name} (compute capability {mine}) cannot be used: PyTorch {torch} knows {oldest} to {newest}; {way}."
+    )
+    way = _("a T4, an RTX 20 or anything newer will do") if mine < oldest else _("a newer PyTorch will do")
+    kinds = {name: f"{kind[0]}.{kind[1]}" for name, kind in (("mine", mine), ("oldest", oldest), ("newest", newest))}
+    print(said.format(name=torch.cuda.get_device_name(), torch=torch.__version__, way=way, **kinds))
     return False

@@ -145,7 +145,7 @@ def check(values: Mapping[str, object]) -> None:
             for name, parameter in read(source).items():
                 parameter.check(values[name])
             return
-    raise ParameterError(_("Run the cell with the parameters first."))
+    raise ParameterError(_("Run the cell with the settings first."))
 
 
 def _holds_parameters(source: str) -> bool:

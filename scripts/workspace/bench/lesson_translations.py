@@ -9,15 +9,16 @@ from lesson import cifar10, images, words
 
 from workspace.base import cli
 from workspace.base.files import replacing
-from workspace.base.places import DELIVERED, LESSON, REPOSITORY
+from workspace.base.places import DELIVERED, REPOSITORY
 from workspace.lab import translation
 
 
 def template() -> Catalog:
-    """Every text of the lesson: its cells, what its package says, the classes' names. Each says where it stands."""
+    """Every text of the notebooks, what their package says, the classes' names. Each says where it stands."""
     found = Catalog(project="the lesson", fuzzy=False)
-    for text, cell in translation.texts(json.loads((DELIVERED / LESSON).read_text())):
-        found.add(text, locations=[(cell, None)])
+    for notebook in sorted(DELIVERED.glob("*.ipynb")):
+        for text, cell in translation.texts(json.loads(notebook.read_text())):
+            found.add(text, locations=[(cell, None)])
     package = REPOSITORY / "scripts" / "lesson"
     for file, _, text, _, _ in extract_from_dir(package, [("**.py", "python")], keywords={"_": None}):
         found.add(text, locations=[(file, None)])
@@ -31,6 +32,8 @@ def update(language: str) -> Catalog:
     file = words.CATALOGUES / f"{language}.po"
     with file.open("rb") as old:
         catalog = read_po(old, locale=language)
+    for entry in catalog:  # Babel writes the English before a change as "#| ...", and reads it as a comment
+        entry.user_comments = [line for line in entry.user_comments if not line.startswith("|")]
     catalog.update(template())
     catalog.obsolete.clear()
     return catalog

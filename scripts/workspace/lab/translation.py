@@ -17,7 +17,6 @@ from lesson import words
 
 from workspace.base import settings
 
-_FIRST_IMPORT = "from lesson import charts, images, machine, parameters\n"
 _LIMITS = r" \([^()]*(?: to | or )[^()]*\)"
 """What a parameter may be, at the end of its comment: the same in every language, as `lesson.parameters` reads it."""
 
@@ -50,10 +49,11 @@ def content(delivered: Path, language: str) -> bytes:
         for begin, end in reversed(_read(cell["cell_type"], source)):
             text = source[begin:end]
             source = source[:begin] + said.get(text, text) + source[end:]
-        spoken = f'{_FIRST_IMPORT}from lesson.words import speak\n\nspeak("{language}")\n'
-        cell["source"] = source.replace(f"{_FIRST_IMPORT}\n", spoken)
         if cell["cell_type"] == "code":
+            spoken = rf'\1from lesson.words import speak\n\nspeak("{language}")\n'
+            source = re.sub(r"(?m)^(from lesson import .*\n)\n", spoken, source)
             cell |= {"outputs": [], "execution_count": None}
+        cell["source"] = source
     return json.dumps(notebook, indent=1, ensure_ascii=False).encode()
 
 

@@ -14,7 +14,7 @@ from jupyter_server.utils import JupyterServerAuthWarning
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 from workspace.base import places, settings
-from workspace.lab import access, contents, limits, server
+from workspace.lab import access, contents, limits, server, translation
 from workspace.runs import activity
 
 if TYPE_CHECKING:
@@ -94,8 +94,10 @@ c.ServerApp.root_dir = str(places.work())
 c.ServerApp.default_url = f"/lab/tree/{places.LESSON}"
 c.LabApp.default_url = c.ServerApp.default_url
 c.LabApp.extension_manager = "readonly"
-# Defaults of the lab's settings: no question about news, no call home.
-c.LabApp.app_settings_dir = str(Path(__file__).resolve().parent / "lab-settings")
+# Defaults of the lab's settings: no question about news, no call home, the user's language.
+c.LabApp.app_settings_dir = str(
+    translation.lab_settings(Path(__file__).resolve().parent / "lab-settings", places.runtime())
+)
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 c.ServerApp.contents_manager_class = contents.AtomicContents

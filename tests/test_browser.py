@@ -88,13 +88,18 @@ def pictures(page: Page) -> list[bool]:
 def test_newcomer_runs_all_cells_and_sees_an_accuracy_for_each_class(fresh: Container, page: Page) -> None:
     lab = fresh.start()
     set_parameters(lab, **SMALL)
+    page.emulate_media(color_scheme="dark")  # which the lab follows
     open_lesson(page, lab)
     collect_curves(page)
     run_cell_by_cell(page)
+    expect(page.locator("body[data-jp-theme-light='false']")).to_be_attached()
     shown = printed(page, '"test_accuracy_star": ')
     assert re.search(r"Accuracy of the network on the \d+ test images: \d+ %", shown)
     assert len(re.findall(r"^Accuracy of \w+ : +\d+ %$", shown, re.MULTILINE)) == 10
     assert page.evaluate("window.curves.size") >= 3, "the curves did not move"
+    assert pictures(page) == [True] * 13
+    page.emulate_media(color_scheme="light")
+    expect(page.locator("body[data-jp-theme-light='true']")).to_be_attached()
     assert pictures(page) == [True] * 13
 
     cell = page.locator(".jp-CodeCell", has_text="charts.upload(classify)")

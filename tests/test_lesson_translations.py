@@ -174,3 +174,14 @@ def test_a_language_that_there_is_none_of_is_said_and_the_lesson_is_english(
     [line] = serve._seed()
     assert line.startswith("the lesson is in English: of WORKSPACE_LANGUAGE there are en, ")
     assert (work / LESSON).read_bytes() == ENGLISH.read_bytes()
+
+
+def test_the_lab_speaks_the_language_too_where_there_is_a_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered = REPOSITORY / "docker/lab-settings"
+    monkeypatch.setenv("WORKSPACE_LANGUAGE", "fr_CA")
+    made = json.loads((translation.lab_settings(delivered, tmp_path) / "overrides.json").read_text())
+    assert made.pop("@jupyterlab/translation-extension:plugin") == {"locale": "fr_FR"}
+    assert made == json.loads((delivered / "overrides.json").read_text())
+    for without in ("sv", "en"):
+        monkeypatch.setenv("WORKSPACE_LANGUAGE", without)
+        assert translation.lab_settings(delivered, tmp_path) == delivered

@@ -10,6 +10,7 @@ import json
 import re
 import tokenize
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,22 @@ def complaints() -> list[str]:
     known = ["en", *words.languages()]
     unknown = language() not in known
     return [f"the lesson is in English: of WORKSPACE_LANGUAGE there are {', '.join(known)}"] if unknown else []
+
+
+def lab_settings(delivered: Path, folder: Path) -> Path:
+    """The folder of the lab's defaults: the delivered one, or a copy in `folder` that also sets the user's language.
+
+    That is done where one of JupyterLab's language packs fits, of which the user's choice in the lab's menu goes first.
+    """
+    packs = [pack.name for pack in entry_points(group="jupyterlab.languagepack")]
+    if not (fitting := [name for name in packs if name.partition("_")[0] == language()]):
+        return delivered
+    defaults = json.loads((delivered / "overrides.json").read_text())
+    defaults["@jupyterlab/translation-extension:plugin"] = {"locale": fitting[0]}
+    made = folder / "lab-settings"
+    made.mkdir(exist_ok=True)
+    (made / "overrides.json").write_text(json.dumps(defaults))
+    return made
 
 
 def content(delivered: Path, language: str) -> bytes:

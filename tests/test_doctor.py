@@ -528,7 +528,7 @@ def test_mirror_whose_certificate_is_not_trusted_here_is_told_with_the_setting(
 
 
 def test_images_that_are_there_need_no_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "_holdings", lambda _: (True, ["http://mirror.invalid/x"]))
+    monkeypatch.setattr(inside, "_asked", lambda *_: (True, ["http://mirror.invalid/x"]))
     assert inside.images(Path(sys.executable)).kind == "well"
 
 

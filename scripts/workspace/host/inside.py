@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from lesson import system
@@ -35,6 +36,7 @@ import json, pathlib, sys
 from lesson import cifar10
 print(json.dumps([bool(cifar10.holdings(pathlib.Path(sys.argv[1])).images), list(cifar10.mirrors_to_try())]))
 """
+_ASK_PACKAGES = "import json; from workspace.lab import environment; print(json.dumps(environment.misfits()))"
 
 
 def python() -> Path:
@@ -55,6 +57,7 @@ def checks() -> list[Check]:
         Check("images", lambda: images(python())),
         Check("metadata", metadata),
         Check("PyTorch", lambda: gpu.in_pytorch(python())),
+        Check("%pip", lambda: packages(python())),
     ]
 
 
@@ -154,7 +157,7 @@ def images(python: Path) -> Verdict:
     """Whether CIFAR-10 is there, and else how fast it comes."""
     if not python.exists():
         return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
-    ready, addresses = _holdings(python)
+    ready, addresses = _asked(python, _ASK_IMAGES, places.data())
     if ready:
         return verdicts.well("CIFAR-10 is there")
     speeds, said, begun = [], "CIFAR10_MIRRORS names none", time.monotonic()
@@ -197,14 +200,22 @@ def metadata(address: tuple[str, int] = _METADATA) -> Verdict:
     )
 
 
+def packages(python: Path) -> Verdict:
+    """Whether what pip installed in the lab still fits its Python and its PyTorch."""
+    if not python.exists():
+        return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+    told = _asked(python, _ASK_PACKAGES)
+    return verdicts.warning("packages-misfit", "; ".join(told)) if told else verdicts.well("what it installed fits")
+
+
 def _folders() -> list[Path]:
     return [place for place in (places.work(), places.data(), places.state()) if place.exists()]
 
 
-def _holdings(python: Path) -> tuple[bool, list[str]]:
-    """Whether the images are there, and where they would come from, asked in the Python that has the packages."""
+def _asked(python: Path, code: str, *arguments: Path) -> Any:  # noqa: ANN401  (what json reads)
+    """What `code` prints in the Python that has the packages."""
     environment = os.environ | {"PYTHONPATH": str(places.REPOSITORY / "scripts")}
-    asked = programs.ask(python, "-P", "-c", _ASK_IMAGES, places.data(), env=environment)
+    asked = programs.ask(python, "-P", "-c", code, *arguments, env=environment)
     asked.check_returncode()
     return json.loads(asked.stdout)
 

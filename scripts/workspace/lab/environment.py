@@ -51,7 +51,7 @@ def make() -> Path:
     place = folder()
     looked_through_to = f"{sysconfig.get_path('purelib')}\n{places.REPOSITORY / 'scripts'}"
     # Written last: an environment that has it is complete.
-    link = Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(place)})) / "workspace.pth"
+    link = _packages(place) / "workspace.pth"
 
     def made() -> bool:
         whole = (place / "bin" / "python").exists() and link.exists() and link.read_text() == looked_through_to
@@ -72,6 +72,45 @@ def make() -> Path:
             pip.chmod(0o755)
             link.write_text(looked_through_to)
     return place
+
+
+def misfits() -> list[str]:
+    """A line for what pip installed there and does not fit this workspace any more, with the command that renews it.
+
+    Such are packages that another Python was given, which this one does not look for, and those that ask for another
+    torch, or whatever else, than there is now. Reads what pip wrote beside the packages, and imports none of them.
+    """
+    from importlib import metadata  # these two here: no kernel that starts needs them
+
+    from packaging.requirements import Requirement
+
+    mine = str(_packages(folder()))
+
+    def version_here(name: str) -> str | None:
+        path = [mine, sysconfig.get_path("purelib")]
+        return next((found.version for found in metadata.distributions(name=name, path=path)), None)
+
+    lines = []
+    for other in folder().parent.glob("python*/lib/python*/site-packages"):
+        found_there = metadata.distributions(path=[str(other)])
+        asked_for = [found.name for found in found_there if found.name and found.read_text("REQUESTED") is not None]
+        if gone := " ".join(sorted(name for name in asked_for if not version_here(name))):
+            lines.append(f"{gone}: installed for {other.parent.name}, and this is {folder().name}: %pip install {gone}")
+    for found in metadata.distributions(path=[mine]):
+        with contextlib.suppress(ValueError):  # what it needs is said in no known form
+            for needs in map(Requirement, found.requires or ()):
+                version = version_here(needs.name)
+                applies = needs.marker is None or needs.marker.evaluate({"extra": ""})
+                if applies and not (version and needs.specifier.contains(version, prereleases=True)):
+                    lines.append(
+                        f"{found.name} {found.version} needs {needs.name}{needs.specifier}, and here is "
+                        f"{version or 'none'}: %pip install --upgrade {found.name}"
+                    )
+    return lines
+
+
+def _packages(place: Path) -> Path:
+    return Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(place)}))
 
 
 def _variables(place: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What the server does beyond the stock one: deaths have reasons, the log holds no secret."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from jupyter_client.ioloop import AsyncIOLoopKernelRestarter
@@ -8,7 +9,7 @@ from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebso
 from lesson import system
 from tornado.log import LogFormatter
 
-from workspace.lab import deaths
+from workspace.lab import deaths, environment
 
 
 class DiscreetFormatter(LogFormatter):
@@ -46,8 +47,9 @@ class TellingRestarter(AsyncIOLoopKernelRestarter):
 
 
 class TellingConnection(ZMQChannelsWebsocketConnection):
-    """Writes below the cell that runs why the kernel died, and that the container has lost its GPU."""
+    """Writes below the cell that runs why the kernel died, and what else somebody in the lab should know."""
 
+    _packages_were_looked_at: ClassVar[bool] = False
     _running_cell: Any = None
     _told_of_gpu: str | None = None
 
@@ -58,10 +60,17 @@ class TellingConnection(ZMQChannelsWebsocketConnection):
         if begins:
             self._running_cell = bytes(parent)
         super().handle_outgoing_message(stream, outgoing_msg)
-        if begins and (lost := system.lost()) != self._told_of_gpu:
+        for line in self._news() if begins else ():
+            self.write_stderr(f"workspace: {line}", self.session.unpack(self._running_cell))
+
+    def _news(self) -> Iterator[str]:
+        if (lost := system.lost()) != self._told_of_gpu:
             self._told_of_gpu = lost
             if lost:
-                self.write_stderr(f"workspace: {lost}.", self.session.unpack(self._running_cell))
+                yield f"{lost}."
+        if not TellingConnection._packages_were_looked_at:  # once: after an upgrade the server is another one
+            TellingConnection._packages_were_looked_at = True
+            yield from environment.misfits()
 
     def on_kernel_restarted(self) -> None:
         """Say why before the lab is told that a new kernel starts, and forgets which cell ran."""

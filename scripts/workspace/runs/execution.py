@@ -139,7 +139,7 @@ def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress
                 stdout_file=_Log(log, progress),
                 stderr_file=_Log(log, progress),
                 resources={"metadata": {"path": str(job.cwd or job.notebook.path.parent)}},
-                kernel_manager_class=kernels.manager(sockets, job.environment, beside, kernel, another=bool(job.sweep)),
+                kernel_manager_class=kernels.manager(sockets, job.environment, beside, kernel),
                 on_notebook_start=progress.begin,
                 on_cell_execute=begin_cell,
                 on_cell_executed=end_cell,

@@ -53,10 +53,10 @@ class Kernel:
 
     def __init__(self) -> None:
         self.busy = False  # whether a cell runs
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen | warm.Forked | None = None
         self._deaths = deaths.Watch()
 
-    def started(self, process: subprocess.Popen) -> None:
+    def started(self, process: subprocess.Popen | warm.Forked) -> None:
         """Take note of the process."""
         self._process = process
 
@@ -122,13 +122,11 @@ class Watchdog:
                 return
 
 
-def manager(
-    sockets: Path, environment: dict[str, str], beside: TextIO, kernel: Kernel, *, another: bool
-) -> type[AsyncKernelManager]:
+def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: Kernel) -> type[AsyncKernelManager]:
     """Kernels that listen on files in `sockets`: TCP ports are raced for by kernels that start at the same time.
 
     What they print arrives as output. What they say before and after their life as kernels goes to `beside`; there
-    ipykernel repeats what their child processes print. `another`: one more will probably be needed after this one.
+    ipykernel repeats what their child processes print.
     """
 
     class Manager(AsyncKernelManager):
@@ -145,8 +143,6 @@ def manager(
             extra = [*extra_arguments, *([_WAITS_TO_BE_READ] if self.ipykernel else [])]
             await super().start_kernel(extra_arguments=extra, **options)
             kernel.started(self.provisioner.process)
-            if another:
-                warm.prepare(self.kernel_name)
 
         async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # noqa: ARG002
             # The stock method interrupts a kernel first, at work or not: one between two cells complains of that.
@@ -167,10 +163,10 @@ def manager(
 
 
 class _Provisioner(LocalProvisioner):
-    """Takes a process that has started already, where there is one."""
+    """Has its kernel forked by a process that has imported already, where that can be."""
 
     async def launch_kernel(self, cmd: list[str], **options: Any) -> KernelConnectionInfo:  # noqa: ANN401
-        process = warm.take(cmd, options["env"], options["cwd"], options["stdout"])
+        process = warm.take(self.parent.kernel_name, cmd, options["env"], options["cwd"], options["stdout"])
         if process is None:
             return await super().launch_kernel(cmd, **options)
         self.process, self.pid, self.pgid, self.cwd = process, process.pid, process.pid, Path(options["cwd"])

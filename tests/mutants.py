@@ -280,9 +280,9 @@ MUTANTS = [
     Mutant("drawn shapes", RUNS + "folders.py", '"on drawn shapes" if', '"" if', RUN + "substitute"),
     Mutant(
         "a sweep with an odd name",
-        "scripts/workspace/sweeps/report.ipynb",
-        'text.parse_math\\"] = False',
-        'text.parse_math\\"] = True',
+        "scripts/workspace/sweeps/report_page.py",
+        '"text.parse_math": False',
+        '"text.parse_math": True',
         "tests/test_report.py -k odd_value",
     ),
 ]

@@ -146,7 +146,7 @@ def test_the_report_is_one_file_that_needs_no_network(swept: tuple) -> None:
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//[^"'> ]+""", page)
     assert "three is too many" in page
     assert "not a number" in page
-    for link in re.findall(r"href='([^']+\.html)'", page):
+    for link in re.findall(r'href="([^"]+\.html)"', page):
         assert (swept[0] / "out" / link).exists()
 
 

@@ -32,6 +32,7 @@ from papermill.translators import PythonTranslator, papermill_translators
 
 from workspace.lab import deaths
 from workspace.runs import folders, json_files, warm
+from workspace.runs.notebook import installed_kernels
 
 ENGINE = LANGUAGE = "workspace"
 
@@ -131,7 +132,7 @@ def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: 
 
     class Manager(AsyncKernelManager):
         def __init__(self, **traits: object) -> None:
-            super().__init__(**traits)
+            super().__init__(**traits, kernel_spec_manager=installed_kernels())
             self.client_factory = _Client
             self.connection_file = str(sockets / "kernel.json")
             self.transport = "ipc"
@@ -154,7 +155,7 @@ def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: 
             self.session.send(shell, self.session.msg("shutdown_request", content={"restart": False}))
             give_up = time.monotonic() + _ENDS_WITHIN_S
             while await self.is_alive() and time.monotonic() < give_up:
-                await asyncio.sleep(0.01)  # a short run consists of little else than such waits
+                await asyncio.sleep(0.002)  # a short run consists of little else than such waits
             kernel.end()
             shell.close(linger=0)
             await self.cleanup_resources()
@@ -193,7 +194,7 @@ class _Client(AsyncKernelClient):
     def __init__(self, **traits: object) -> None:
         super().__init__(**traits)
         self.shell_channel_class = _Shell
-        self.context.setsockopt(zmq.RECONNECT_IVL, 10)  # tries in vain until the kernel has made its sockets
+        self.context.setsockopt(zmq.RECONNECT_IVL, 2)  # tries in vain until the kernel has made its sockets
         self.context.setsockopt(zmq.RCVHWM, 0)  # what a cell prints faster than it is read waits, and is not dropped
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:

@@ -14,6 +14,7 @@ from workspace.base import cli
 from workspace.base.cli import UserError
 
 if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpecManager
     from nbformat import NotebookNode
 
 WHOLE_MACHINE = "whole-machine"
@@ -125,7 +126,7 @@ class Notebook:
 
     def require_kernel(self, kernel: str | None = None) -> None:
         """Raise UserError where it breaks the format, or its kernel, or this one in its place, is not installed."""
-        from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager, NoSuchKernel
+        from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, NoSuchKernel
 
         self.node()
         name = kernel or self.kernel
@@ -133,7 +134,7 @@ class Notebook:
         if name is None:
             raise UserError(f"{self.path} names no kernel; {hint}", cli.BAD_INPUT)
         try:
-            KernelSpecManager().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
+            installed_kernels().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
         except NoSuchKernel as error:
             raise UserError(f"the kernel {name!r} is not installed here; {hint}", cli.BAD_INPUT) from error
 
@@ -148,6 +149,14 @@ class Notebook:
             return nbformat.reads(text, as_version=4)
         except (ValueError, nbformat.ValidationError) as error:
             raise UserError(f"{self.path} is a broken notebook: {str(error).splitlines()[0]}", cli.BAD_INPUT) from error
+
+
+def installed_kernels() -> "KernelSpecManager":
+    """The kernels that there are, but for those in IPython's own folder, as before 2015: IPython's import is saved."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_core.paths import jupyter_path
+
+    return KernelSpecManager(kernel_dirs=jupyter_path("kernels"))
 
 
 def _digest(text: str) -> str:

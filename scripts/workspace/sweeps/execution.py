@@ -14,10 +14,13 @@ from workspace.base.terminal import StatusLine, duration
 from workspace.runs import background, folders
 from workspace.runs.execution import Job
 from workspace.runs.notebook import Notebook
-from workspace.sweeps import cluster, ranking, worker
+from workspace.sweeps import cluster, ranking, report, worker
 from workspace.sweeps.plan import Options, Plan
 from workspace.sweeps.progress import Progress
 from workspace.sweeps.ranking import Metric
+
+_PREPARES_REPORT_AFTER_S = 1
+"""Later than the first kernels start, which should not have to share the CPUs with it."""
 
 
 class Execution:
@@ -53,6 +56,9 @@ class Execution:
             else cluster.local(1 if self._notebook.takes_whole_machine else options.jobs or worker.how_many())
         )
 
+        ahead = threading.Timer(_PREPARES_REPORT_AFTER_S, report.prepare)
+        ahead.daemon = True
+
         def waiting(running: int) -> None:
             nonlocal begun
             if begun:
@@ -62,6 +68,7 @@ class Execution:
             line.show(self._progress.line(running, stopping=self.cancelled))
 
         with workers as client, StatusLine() as line:
+            ahead.start()
             cluster.work_off(
                 client,
                 self._jobs(missing),
@@ -70,6 +77,7 @@ class Execution:
                 ended=self._ended,
                 waiting=waiting,
             )
+        ahead.cancel()
         for remains in (folders.Run(state.parent) for state in self._folder.glob(f".*/{folders.STATE}")):
             if remains.status == folders.LOST and folders.is_completed(self._folder / remains.name):
                 shutil.rmtree(remains.folder, ignore_errors=True)  # given up with its worker, and made by another

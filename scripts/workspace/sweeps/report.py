@@ -1,27 +1,23 @@
-"""What came out of some runs as report.html, made by the notebook report.ipynb."""
+"""What came out of some runs as report.html, with a page of each executed notebook that it links to."""
 
 import contextlib
-import json
-import os
-import tempfile
-import threading
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine
-from workspace.runs import folders, logs, sweep_record
-from workspace.runs.notebook import Notebook
+from workspace.runs import folders, sweep_record
 from workspace.sweeps import ranking
-from workspace.sweeps.ranking import Entry, Metric, Row
+from workspace.sweeps.ranking import Entry, Metric
+
+if TYPE_CHECKING:
+    from nbconvert import HTMLExporter
 
 REPORT = "report.html"
-
-NOTEBOOK = Path(__file__).with_name("report.ipynb")
-_LAST_LINES = 12
 _RENDERED = 200
 """So many executed notebooks are made pages of, the best ones first."""
 
@@ -69,78 +65,30 @@ def say(entries: list[Entry], metric: Metric, page: Path) -> None:
 
 
 def write(folder: Path, entries: list[Entry], metric: Metric, title: str, *, named: bool = False) -> Path:
-    """Make report.html in `folder`: one file that needs no network. Raises UserError where the notebook fails.
+    """Make report.html in `folder`: one file that needs no network. Raises OSError where the disk does not take it.
 
     `named`: what tells the runs apart is their names.
     """
-    from workspace.runs import execution  # papermill: not for those who only want the table
-
     rows = [row for entry in entries for row in entry.rows]
     with StatusLine() as line:
         for number, row in enumerate(rows[:_RENDERED], start=1):
             line.show(f"pages of the executed notebooks: {number} of {min(len(rows), _RENDERED)}")
             _render(folders.Run(Path(row.folder)))
         line.show("the report")
-        content = {
-            "title": title,
-            "metric": metric.name,
-            "mode": metric.mode,
-            "order": str(metric),
-            "best": str(entries[0]),
-            "caveat": entries[0].caveat,
-            "certainty": ranking.certainty(entries),
-            "named": named,
-            "entries": [_shown(folder, entry, metric) for entry in entries],
-        }
-        with tempfile.TemporaryDirectory(prefix="report-") as scratch:
-            table = Path(scratch, "runs.json")
-            table.write_text(json.dumps(content, default=repr))
-            job = execution.Job(Notebook.read(NOTEBOOK), Path(scratch, "run"), {"table": str(table)})
-            made = execution.execute(job, threading.Event())
-            if made.status != folders.COMPLETED:
-                raise UserError(f"the report's notebook {job.notebook.name} failed: {made.record.error}")
-            return _page(made.notebook, folder / REPORT, title, with_code=False)
+        from workspace.sweeps import report_page  # matplotlib: not for those who only want the table
+
+        with replacing(folder / REPORT) as new:
+            new.write_text(report_page.Page(folder, entries, metric).html(title, named=named))
+    return folder / REPORT
 
 
-def _shown(folder: Path, entry: Entry, metric: Metric) -> dict[str, Any]:
-    """An entry as the report's notebook takes it."""
-    if entry.mean is not None:
-        shown = str(entry).partition(" of ")[0] if entry.ranks else "not a number"
-    elif entry.status != folders.COMPLETED:
-        shown = entry.status
-    else:
-        shown = "no number" if metric.name in entry.rows[0].metrics else "not written"
-    failed = sum(row.status != folders.COMPLETED for row in entry.rows)
-    without = {"failed": failed, "without it": len(entry.rows) - len(entry.values) - failed}
-    partly = [f"{count} of {len(entry.rows)} {what}" for what, count in without.items() if count and entry.values]
-    return {
-        "shown": shown,
-        "note": ", ".join(filter(None, [*partly, entry.caveat])),
-        "ranks": entry.ranks,
-        "value": entry.mean,
-        "values": entry.values,
-        "spread": entry.spread,
-        "parameters": entry.parameters,
-        "metrics": entry.numbers,
-        "seconds": entry.seconds,
-        "notebook": entry.rows[0].notebook,
-        "runs": [_shown_run(folder, row, entry) for row in entry.rows],
-    }
+def prepare() -> None:
+    """Import what reports are made with, and what makes pages of notebooks, while there is time."""
+    import nbformat
 
+    from workspace.sweeps import report_page  # noqa: F401
 
-def _shown_run(folder: Path, row: Row, entry: Entry) -> dict[str, Any]:
-    run = folders.Run(Path(row.folder))
-    page = run.notebook.with_suffix(".html")
-    return {
-        "name": row.name,
-        "seed": f"seed {row.parameters[ranking.SEED]}" if len(entry.rows) > 1 else "",
-        "status": row.status,
-        "seconds": row.seconds,
-        "error": row.error,
-        "curves": row.curves,
-        "link": os.path.relpath(page if page.exists() else run.notebook, folder),
-        "last_lines": "\n".join(logs.last_lines(run.folder / folders.LOG, _LAST_LINES)) if row.error else "",
-    }
+    _exporter().from_notebook_node(nbformat.v4.new_notebook())
 
 
 def _render(run: folders.Run) -> None:
@@ -148,26 +96,31 @@ def _render(run: folders.Run) -> None:
     page = run.notebook.with_suffix(".html")
     if run.notebook.is_file() and not page.exists():
         try:
-            _page(run.notebook, page, run.name, with_code=True)
+            _page(run.notebook, page, run.name)
         except OSError:  # a full disk is no fault of the notebook's
             raise
         except Exception as error:  # a notebook holds what it likes, and nbconvert raises what it likes
             cli.say(f"{run.name}: no page can be made of its notebook: {error}".splitlines()[0])
 
 
-def _page(notebook: Path, page: Path, title: str, *, with_code: bool) -> Path:
+def _page(notebook: Path, page: Path, title: str) -> None:
     """Write `notebook` as one HTML file that loads nothing from anywhere."""
     import nbformat
-    from nbconvert import HTMLExporter
 
     content = nbformat.read(notebook, as_version=4)
     content.metadata.pop("widgets", None)  # they need a script from the network
-    exporter = HTMLExporter(embed_images=True, exclude_input=not with_code, exclude_markdown=not with_code)
-    exporter.exclude_output_prompt = not with_code
-    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
-    exporter.mermaid_js_url = exporter.mermaid_layout_elk_js_url = exporter.jupyter_widgets_base_url = ""
     content.metadata["title"] = title
-    body, _ = exporter.from_notebook_node(content)
+    body, _ = _exporter().from_notebook_node(content)
     with replacing(page) as new:
         new.write_text(body)
-    return page
+
+
+@cache
+def _exporter() -> "HTMLExporter":
+    """One for all pages: it takes longer to make than a page."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(embed_images=True)
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""
+    exporter.mermaid_js_url = exporter.mermaid_layout_elk_js_url = exporter.jupyter_widgets_base_url = ""
+    return exporter

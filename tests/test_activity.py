@@ -12,7 +12,7 @@ from workspace.base.cli import UserError
 from workspace.cloud import idle
 from workspace.host.compose import Workspace
 from workspace.lab import idle as idle_lab
-from workspace.runs import activity, claims, folders
+from workspace.runs import activity, folders
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_kernel_that_computes_is_activity_and_one_that_waits_is_none() -> None:
 
 @pytest.mark.parametrize("folder", ["runs/lesson", "runs/sweep/lr=0.1"])
 def test_run_is_activity_as_long_as_it_is_at_work(work: Path, folder: str) -> None:
-    with claims.working(work / folder, folders.Record()) as (hidden, _):
+    with folders.working(work / folder, folders.Record()) as (hidden, _):
         assert marks()
     assert hidden.exists()  # as a killed run leaves it
     assert not marks()
@@ -57,7 +57,7 @@ def test_server_with_a_silent_run_says_so_and_one_without_does_not(
         assert last == started
     monkeypatch.setenv("WORKSPACE_WORK", str(native_server.folder / "work"))
     run = native_server.folder / "work/runs/lesson"
-    with claims.working(run, folders.Record()), native_server.running() as lab:
+    with folders.working(run, folders.Record()), native_server.running() as lab:
         started, last = last_activity(lab)
         assert last > started
 

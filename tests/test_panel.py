@@ -16,13 +16,13 @@ from workspace.lab import contents
 from workspace.panel import form, panel, still
 from workspace.panel.panel import Panel
 from workspace.panel.watch import Watch
-from workspace.runs import claims, folders, logs, sweep_record
+from workspace.runs import folders, reading, sweep_record
 from workspace.runs.folders import Record
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 from workspace.runs.sweep_record import SweepRecord
-from workspace.sweeps import plan_file
-from workspace.sweeps.axes import Axis
+from workspace.sweeps import plans
+from workspace.sweeps.plans import Axis
 from workspace.sweeps.ranking import Metric
 
 ACCURACY = Metric("accuracy", "max")
@@ -229,7 +229,7 @@ def test_a_sweep_that_ended_before_its_time_goes_on_or_is_removed(
     folder.mkdir(parents=True)
     shutil.copy(good.path, folder)
     SweepRecord(planned=1, notebook=str(good.path), notebook_digest=good.digest).write(folder)
-    plan_file.write(folder, good.name, [Axis("x", (2,))], {})
+    plans.write(folder, good.name, [Axis("x", (2,))], {})
     page, heard = opened()
     assert [(sweep["name"], sweep["goes_on"]) for sweep in page._watch.sweeps] == [("s", True)]
     ask(page, do="go_on", name="s")
@@ -320,7 +320,8 @@ def test_what_comes_while_the_clock_is_wrong_is_found(work: Path) -> None:
 def test_runs_of_others_appear_while_they_are_at_work_and_go_when_they_are_removed(work: Path) -> None:
     watch = Watch()
     assert not watch.look()
-    with claims.working(work / "runs/busy", Record(notebook="a.ipynb", started="2999-01-01T00:00:00+00:00")) as (at, _):
+    latest = Record(notebook="a.ipynb", started="2999-01-01T00:00:00+00:00")
+    with folders.working(work / "runs/busy", latest) as (at, _):
         progress = Progress(cells=9)
         progress.begin_cell(at)
         (at / folders.LOG).write_text("epoch 1 of 4\x1b[31m red\r\nepoch 2 of 4: \x1b]0;title\x07<b>\n")
@@ -400,13 +401,13 @@ def test_a_log_is_shown_as_text_of_a_modest_size_whatever_it_holds(tmp_path: Pat
     log.write_bytes(
         b"\x1b[1;31mred\x1b[0m \x07\x1b]8;;http://x\x1b\\link\x00\n" + b"10%|#\r90%|##\r\n" + b"\xff<script>\n"
     )
-    assert logs.end(log) == "red link\n90%|##\n\ufffd<script>\n"
+    assert reading.end_of_log(log) == "red link\n90%|##\n\ufffd<script>\n"
     log.write_text("a" * 10_000_000)
-    assert len(logs.end(log)) == logs.LONGEST + 2
+    assert len(reading.end_of_log(log)) == reading.LONGEST + 2
     log.unlink()
     os.mkfifo(log)
-    assert logs.end(log) == ""
-    assert logs.last_lines(tmp_path / "none", 3) == []
+    assert reading.end_of_log(log) == ""
+    assert reading.last_lines(tmp_path / "none", 3) == []
 
 
 def test_a_log_is_told_as_it_grows_until_it_is_closed(work: Path, opened: Callable[..., tuple[Panel, Heard]]) -> None:

@@ -13,7 +13,7 @@ from workspace.runs import folders
 from workspace.runs.folders import Record
 from workspace.runs.sweep_record import SweepRecord
 from workspace.sweeps import ranking, report
-from workspace.sweeps.progress import Progress
+from workspace.sweeps.execution import Progress
 from workspace.sweeps.ranking import Metric
 
 

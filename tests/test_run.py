@@ -24,7 +24,7 @@ from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
-from workspace.runs import claims, execution, folders, kernels, notebook_parameters, warm
+from workspace.runs import execution, folders, kernels, notebook_parameters, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 
@@ -183,9 +183,9 @@ def test_a_result_whose_place_was_taken_meanwhile_is_kept_beside_it(tmp_path: Pa
 def test_only_the_same_run_of_a_sweep_is_not_kept_twice(tmp_path: Path, x: int, kept: list[str]) -> None:
     records = [folders.Record(sweep="sweep", notebook_digest="same", given={"x": given}) for given in (1, x)]
     with ExitStack() as stack:
-        at_work = [stack.enter_context(claims.working(tmp_path / "out", record)) for record in records]
+        at_work = [stack.enter_context(folders.working(tmp_path / "out", record)) for record in records]
         for (hidden, folder), record in zip(at_work, records, strict=True):
-            claims.publish(hidden, folder, record)
+            folders.publish(hidden, folder, record)
     assert sorted(folder.name for folder in tmp_path.iterdir()) == kept
 
 
@@ -368,7 +368,7 @@ def test_a_notebook_without_parameters_runs_as_it_is(tmp_path: Path) -> None:
         (["-p", "x", "2.5"], "Allowed: 0 to 10 (int)"),
         (["-p", "rate", "nan"], "rate = nan"),
         (["-p", "mirror", "maybe"], "mirror = 'maybe'"),
-        (["-p", "mode", "faster"], "Allowed: fast, slow or off"),
+        (["-p", "mode", "-faster"], "Allowed: fast, slow or off"),
         (["-p", "x", "1", "-p", "x", "2"], "given twice"),
         (["-p", "output_folder", "x"], "-o"),
         (["-f", "missing.yaml"], "No such file"),
@@ -679,6 +679,12 @@ def test_the_words_of_papermill_mean_here_what_they_mean_there(tmp_path: Path, g
     held = {name: parameter.default for name, parameter in executed.parameters.items() if name != "output_folder"}
     assert held == {"x": 4, "rate": 0.25, "mirror": True, "mode": "off", "seed": 3}
     assert len(list(tmp_path.glob("runs/good-*/run.json"))) == 2
+
+
+def test_a_value_may_begin_with_a_dash_as_papermills_may(tmp_path: Path) -> None:
+    words = notebook(tmp_path / "words.ipynb", parameters='word: str = "a"\nother: str = "b"')
+    done = command(tmp_path, "run", words, "-p", "word", "-v", "-r", "other", "--x y", "--dry-run")
+    assert done.stdout.splitlines()[:2] == ["word = '-v'", "other = '--x y'"], done.stderr
 
 
 def test_a_failed_runs_notebook_is_copied_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from labs import REPOSITORY, wait_until
 from small import command, notebook
 from workspace.host import locate
-from workspace.runs import claims, folders, runs_command
+from workspace.runs import folders, runs_command
 from workspace.runs.sweep_record import SweepRecord
 
 
@@ -180,7 +180,7 @@ def test_what_was_removed_last_is_taken_back_first_and_over_nothing(several: Pat
 
 
 def test_a_run_at_work_is_not_removed(several: Path) -> None:
-    with claims.working(several / "runs/busy", folders.Record()):
+    with folders.working(several / "runs/busy", folders.Record()):
         done = command(several, "runs", "rm", "busy", "--yes")
         assert (done.returncode, "busy is running" in done.stderr) == (2, True)
     assert command(several, "runs", "rm", "busy", "--yes").returncode == 0

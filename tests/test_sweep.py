@@ -18,13 +18,13 @@ from labs import REPOSITORY, free_port, wait_until
 from small import METRICS, arguments, command, environment, leaderboard, notebook
 from workspace.base.cli import UserError
 from workspace.runs.notebook import Notebook
-from workspace.sweeps import axes
-from workspace.sweeps.progress import TimeLeft
+from workspace.runs.progress import TimeLeft
+from workspace.sweeps import plans
 
 
 def read_axes(tmp_path: Path, *given: str, file: dict | None = None) -> dict[str, tuple]:
     small = notebook(tmp_path / "small.ipynb")
-    return {axis.name: axis.values for axis in axes.read(Notebook.read(small), given, file or {})}
+    return {axis.name: axis.values for axis in plans.axes_of(Notebook.read(small), given, file or {})}
 
 
 @pytest.mark.parametrize(
@@ -86,28 +86,28 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
 
 
 def test_draws_are_the_same_each_time_and_all_different() -> None:
-    some = [axes.Axis("x", range=axes.Range(1, 100, log=True, whole=True)), axes.Axis("y", (1, 2))]
-    drawn = list(axes.draws(some, 20))
-    assert drawn == list(axes.draws(some, 20))
-    assert len({axes.identity(values) for values in drawn}) == 20
+    some = [plans.Axis("x", range=plans.Range(1, 100, log=True, whole=True)), plans.Axis("y", (1, 2))]
+    drawn = list(plans.draws(some, 20))
+    assert drawn == list(plans.draws(some, 20))
+    assert len({plans.identity(values) for values in drawn}) == 20
     assert all(1 <= values["x"] <= 100 for values in drawn)
 
 
 def test_another_seed_draws_others() -> None:
-    some = [axes.Axis("x", range=axes.Range(1, 100, log=True, whole=True))]
-    first, second = (list(axes.draws(some, 5, seed)) for seed in (0, 1))
+    some = [plans.Axis("x", range=plans.Range(1, 100, log=True, whole=True))]
+    first, second = (list(plans.draws(some, 5, seed)) for seed in (0, 1))
     assert first != second
-    assert first == list(axes.draws(some, 5))
+    assert first == list(plans.draws(some, 5))
 
 
 def test_a_grid_of_a_range_without_a_number_is_refused() -> None:
     with pytest.raises(UserError, match="how many values"):
-        list(axes.grid([axes.Axis("x", range=axes.Range(1, 2, log=False, whole=False))]))
+        list(plans.grid([plans.Axis("x", range=plans.Range(1, 2, log=False, whole=False))]))
 
 
 @pytest.mark.parametrize("value", ["../../etc", "/etc/passwd", ".", "", "a" * 500, "é\n\0"])
 def test_a_runs_name_is_never_a_path(value: str) -> None:
-    name = axes.run_name({"data": value}, ["data"])
+    name = plans.run_name({"data": value}, ["data"])
     assert Path(name).name == name
     assert not name.startswith(".")
     assert len(name) < 100
@@ -236,7 +236,7 @@ def test_outputs_that_are_cleared_or_made_are_no_change(swept: tuple) -> None:
 
 def test_a_sweep_of_an_older_workspace_goes_on(tmp_path: Path) -> None:
     small = notebook(tmp_path / "small.ipynb", METRICS)
-    old = tmp_path / "out" / axes.run_name({"x": 1, "seed": 0}, ["x", "seed"])
+    old = tmp_path / "out" / plans.run_name({"x": 1, "seed": 0}, ["x", "seed"])
     old.mkdir(parents=True)
     digest = hashlib.sha256(small.read_bytes()).hexdigest()[:16]  # of the whole file, in those days
     values = {"x": 1, "seed": 0}

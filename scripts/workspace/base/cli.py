@@ -36,6 +36,10 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self._negative_number_matcher = re.compile(r"-\.?\d")  # as Python 3.14 has it: -1e-3 is a number, too
 
+    def _get_nargs_pattern(self, action: argparse.Action) -> str:
+        # A name and a value that may begin with a dash, as papermill's -p takes them.
+        return "([AO][AO])" if action.nargs == 2 else super()._get_nargs_pattern(action)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)", BAD_INPUT)
 

@@ -157,21 +157,19 @@ async def unread_terminal(lab: Lab, _: int) -> str:
     return f"a terminal prints for {_UNREAD_S} s and nobody reads"
 
 
-async def unread_cell(lab: Lab, _: int) -> str:
+async def unread_cell(lab: Lab, _: int, *, absent: bool = False) -> str:
     """A cell that prints without end to a browser that does not read."""
-    async with lab.kernel("while True: print('x' * 1000)"):
+    async with lab.kernel("while True: print('x' * 1000)") as channel:
+        if absent:
+            channel.close()
         await asyncio.sleep(_UNREAD_S)
         _require(await lab.ask("/api"), 200)
-    return f"a cell prints for {_UNREAD_S} s and nobody reads"
+    return f"a cell prints for {_UNREAD_S} s and {'its browser is gone' if absent else 'nobody reads'}"
 
 
 async def absent_reader(lab: Lab, _: int) -> str:
     """A cell that prints without end while its browser is gone."""
-    async with lab.kernel("while True: print('x' * 1000)") as channel:
-        channel.close()
-        await asyncio.sleep(_UNREAD_S)
-        _require(await lab.ask("/api"), 200)
-    return f"a cell prints for {_UNREAD_S} s and its browser is gone"
+    return await unread_cell(lab, 0, absent=True)
 
 
 async def lines(lab: Lab, count: int) -> str:
@@ -196,13 +194,12 @@ _LOADS: dict[Callable[[Lab, int], Awaitable[str]], int] = {
     unread_cell: 1,
     absent_reader: 1,
     lines: 100_000,
-    restarts: 50,
+    restarts: 200,
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--restarts", type=int, default=_LOADS[restarts], help="kernels started and ended (default 50)")
     parser.add_argument("--only", choices=[load.__name__ for load in _LOADS], help="this load alone")
 
 
@@ -216,7 +213,7 @@ async def _measure(lab: Lab, options: argparse.Namespace) -> int:
     table = Table("load", "seconds", "memory before, most, after", "descriptors before, after", "bounds")
     await lab.run("1")  # what is made once is there
     with StatusLine() as line:
-        for load, count in (_LOADS | {restarts: options.restarts}).items():
+        for load, count in _LOADS.items():
             if options.only in (None, load.__name__):
                 line.show(f"{load.__name__} ...")
                 await _put_on(lab, load, count, table)

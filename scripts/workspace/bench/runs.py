@@ -164,13 +164,13 @@ def _promises(work: Path, fresh: str) -> Table:
 
 
 def _resume(work: Path) -> float:
-    from workspace.sweeps import axes
+    from workspace.sweeps import plans
 
     sweep = [*_script("sweep"), "nothing.ipynb", "-o", "many", "-p"]
     cost([*sweep, "x=1"], work)
     [made] = (file.parent for file in work.glob("many/*/run.json"))
     for x in range(1, 1001):
-        shutil.copytree(made, work / "many" / axes.run_name({"x": x}, ["x"]), dirs_exist_ok=True)
+        shutil.copytree(made, work / "many" / plans.run_name({"x": x}, ["x"]), dirs_exist_ok=True)
     return min(cost([*sweep, "x=1:1000:1000"], work).seconds for _ in range(3))
 
 

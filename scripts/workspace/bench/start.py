@@ -1,7 +1,7 @@
 """How long a start takes: to the first answer to who has the token, and to a kernel that has answered.
 
-Beside it stands a bare `jupyter lab` of the same packages, in Docker (from `docker run`, the image being there) where
-an engine answers, else natively. CPU seconds are those of the server, of the kernel, and of the command that starts.
+Beside it stands a bare `jupyter lab` of the same image, by `docker run`, the image being there. CPU seconds are those
+of the server, of the kernel, and of the command that starts.
 """
 
 import argparse
@@ -31,37 +31,28 @@ _NO_SETTINGS = {"JUPYTER_NO_CONFIG": "1", "JUPYTER_PATH": ""}
 _WITHIN_S = 300
 
 Start = Callable[[int, Path], AbstractContextManager[Callable[[], float]]]
-"""Starts a server on a port, in an empty folder; gives what tells the CPU seconds that it has used."""
+"""Starts a server on a port, with an empty folder at hand; gives what tells the CPU seconds that it has used."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("--rounds", metavar="N", type=int, default=3, help="starts of each kind, by turns (default 3)")
-    parser.add_argument("--native", action="store_true", help="without Docker, also where an engine answers")
 
 
 def main(options: argparse.Namespace) -> None:
     """Start each kind by turns and print the table."""
     if options.rounds < 1:
         raise UserError("--rounds must be at least 1", cli.BAD_INPUT)
-    kinds = _NATIVE if options.native or not _engine_answers() else _DOCKER
-    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in kinds}
+    engine.require()
+    measured: dict[str, list[tuple[float, ...]]] = {name: [] for name in _KINDS}
     for _ in range(options.rounds):
-        for name, start in kinds.items():
+        for name, start in _KINDS.items():
             measured[name].append(_measure(start))
             cli.say(f"{name}: {measured[name][-1][1]:.1f} s")
     table = Table(f"medians of {options.rounds}", "first answer, s", "a kernel's answer, s", "CPU seconds")
     for name, rows in measured.items():
         table.add(name, *(f"{sorted(column)[len(column) // 2]:.1f}" for column in zip(*rows, strict=True)))
     table.show()
-
-
-def _engine_answers() -> bool:
-    try:
-        engine.require()
-    except engine.UnreachableError:
-        return False
-    return True
 
 
 def _measure(start: Start) -> tuple[float, float, float]:
@@ -104,67 +95,17 @@ def _run_in_a_kernel(port: int) -> None:
             pass
 
 
-def _scripts_start(port: int, folder: Path, *options: str, **variables: str) -> Path:
+def _scripts_start(port: int, folder: Path, **variables: str) -> Path:
     """Run `scripts/start` from a copy of this checkout, which is returned. Raises UserError where it fails."""
     left_out = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__")
     copy = Path(shutil.copytree(places.REPOSITORY, folder / "copy", ignore=left_out))
     (copy / ".venv").symlink_to(places.REPOSITORY / ".venv")
-    command = [sys.executable, str(copy / "scripts/start"), f"--port={port}", "--bind=127.0.0.1", *options]
+    command = [sys.executable, str(copy / "scripts/start"), f"--port={port}", "--bind=127.0.0.1"]
     environment = os.environ | {"JUPYTER_TOKEN": _TOKEN} | variables
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(done.stderr.strip())
     return copy
-
-
-# --- natively ---
-
-
-def _cpu_seconds_of(pid: int) -> float:
-    """Of a process and of those that it started."""
-    import psutil
-
-    process = psutil.Process(pid)
-    return sum(sum(one.cpu_times()[:2]) for one in [process, *process.children(recursive=True)])
-
-
-def _process(*command: str, **environment: str) -> Start:
-    @contextlib.contextmanager
-    def start(port: int, folder: Path) -> Iterator[Callable[[], float]]:
-        own = {f"WORKSPACE_{name.upper()}": str(folder / name) for name in ("work", "data", "state", "secrets")}
-        own |= {"JUPYTER_RUNTIME_DIR": str(folder / "run"), "JUPYTER_TOKEN": _TOKEN} | environment
-        arguments = [*command, f"--port={port}"]
-        silent = subprocess.DEVNULL
-        server = subprocess.Popen(arguments, cwd=folder, env=os.environ | own, stdout=silent, stderr=silent)
-        try:
-            yield lambda: _cpu_seconds_of(server.pid)
-        finally:
-            server.terminate()
-            server.wait()
-
-    return start
-
-
-@contextlib.contextmanager
-def _start_natively(port: int, folder: Path) -> Iterator[Callable[[], float]]:
-    copy = _scripts_start(port, folder, "--native")
-    try:
-        server = json.loads((copy / ".workspace/server.json").read_text())
-        yield lambda: _cpu_seconds_of(server["pid"])
-    finally:
-        subprocess.run([sys.executable, str(copy / "scripts/stop")], cwd=copy, capture_output=True, check=True)
-
-
-_NATIVE: dict[str, Start] = {
-    "bare `jupyter lab`": _process(
-        sys.executable, "-m", "jupyterlab", *_BARE, "--ip=127.0.0.1", "--allow-root", **_NO_SETTINGS
-    ),
-    "this workspace's server": _process(sys.executable, str(places.REPOSITORY / "scripts/serve"), "--ip=127.0.0.1"),
-    "`scripts/start --native`": _start_natively,
-}
-
-
-# --- in Docker ---
 
 
 def _docker(*arguments: str, folder: Path | None = None, **environment: str) -> str:
@@ -210,7 +151,7 @@ def _start_in_docker(port: int, folder: Path) -> Iterator[Callable[[], float]]:
         _docker("compose", "down", "--volumes", folder=places.REPOSITORY, **project)
 
 
-_DOCKER: dict[str, Start] = {
+_KINDS: dict[str, Start] = {
     "`docker run`, a bare `jupyter lab`": _container(
         "jupyter", "lab", *_BARE, "--ip=0.0.0.0", "--port=8888", **_NO_SETTINGS
     ),

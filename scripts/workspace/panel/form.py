@@ -13,8 +13,8 @@ from workspace.base.terminal import duration
 from workspace.runs import folders, notebook_parameters
 from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import OUTPUT_FOLDER
-from workspace.sweeps import axes as axes_
-from workspace.sweeps.axes import Axis
+from workspace.sweeps import plans
+from workspace.sweeps.plans import Axis
 from workspace.sweeps.ranking import Row
 
 _RECKONED, _REMEMBERED = 100, 50
@@ -70,7 +70,7 @@ class Asked:
     @property
     def runs(self) -> int:
         """How many there would be."""
-        return axes_.size(self.axes)
+        return plans.size(self.axes)
 
     @property
     def is_sweep(self) -> bool:
@@ -96,8 +96,8 @@ def read(notebook: Notebook, texts: Mapping[str, str]) -> Asked:
             continue
         try:
             if parameter and _may_be_several(parameter) and ("," in written or ":" in written):
-                axes = axes_.read(notebook, [f"{name}={written}"], {})
-                next(axes_.grid(axes))  # refuses a range without a number of values
+                axes = plans.axes_of(notebook, [f"{name}={written}"], {})
+                next(plans.grid(axes))  # refuses a range without a number of values
             else:
                 typed = notebook_parameters.typed(notebook, [(name, written)])
                 axes = [Axis(name, (typed[name],))]
@@ -116,7 +116,7 @@ def time(notebook: Notebook, asked: Asked, rows: Iterable[Row], at_once: int) ->
     known = known[-_REMEMBERED:]
     if not known:
         return "time unknown: no run of it has ended yet"
-    combinations = list(itertools.islice(axes_.grid(asked.axes), _RECKONED)) if asked.axes else [{}]
+    combinations = list(itertools.islice(plans.grid(asked.axes), _RECKONED)) if asked.axes else [{}]
     reckoned = sum(_nearest(notebook_parameters.effective(notebook, values), known) for values in combinations)
     each = reckoned / len(combinations)
     return f"about {duration(each * math.ceil(asked.runs / at_once))}"

@@ -29,9 +29,9 @@ from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.panel import form, still
 from workspace.panel.watch import Ended, Watch
-from workspace.runs import ending, folders, json_files, logs
+from workspace.runs import ending, folders, reading
 from workspace.runs.notebook import Notebook
-from workspace.sweeps import plan_file, ranking
+from workspace.sweeps import plans, ranking
 from workspace.sweeps.ranking import Metric
 
 _EVERY_S = 1
@@ -174,7 +174,7 @@ class Panel(anywidget.AnyWidget):
         place, shown = self._log
         hidden = folders.attempts(place)
         file = next((run.folder for run in hidden if (run.folder / folders.LOG).exists()), place) / folders.LOG
-        if (text := logs.end(file)) != shown:  # of a modest size, whatever the log has
+        if (text := reading.end_of_log(file)) != shown:  # of a modest size, whatever the log has
             self._log = place, text
             self._tell(log=text)
 
@@ -274,7 +274,7 @@ class Panel(anywidget.AnyWidget):
 
     def _do_go_on(self, name: str) -> None:
         """Go on with a sweep that ended before its time."""
-        said = _command("sweep", places.work() / "runs" / name / plan_file.NAME, "--background")
+        said = _command("sweep", places.work() / "runs" / name / plans.FILE, "--background")
         self._done(said.partition(":")[0])
 
     def _do_discard(self, name: str) -> None:
@@ -371,4 +371,4 @@ def _in_lab(file: Path) -> str | None:
 
 def _as_json(content: object) -> Any:  # noqa: ANN401
     """What other languages can read: they know no NaN."""
-    return json.loads(json.dumps(json_files.plain(content)), parse_constant=lambda _: None)
+    return json.loads(json.dumps(reading.plain(content)), parse_constant=lambda _: None)

@@ -15,10 +15,9 @@ from typing import Any
 from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.runs import folders, sweep_record
-from workspace.runs.progress import Progress
+from workspace.runs.progress import Progress, TimeLeft
 from workspace.runs.sweep_record import SweepRecord
-from workspace.sweeps import plan_file, ranking
-from workspace.sweeps.progress import TimeLeft
+from workspace.sweeps import plans, ranking
 from workspace.sweeps.ranking import Row
 
 _SETTLED_S = 2
@@ -144,7 +143,7 @@ class Watch:
             "planned": record.planned,
             "left": left.told(record.planned - len(runs), running) if at_work else "",
             "error": record.error or "",
-            "goes_on": (folder / plan_file.NAME).exists(),
+            "goes_on": (folder / plans.FILE).exists(),
         }
 
 

@@ -28,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from workspace.base import places
 from workspace.base.terminal import duration
-from workspace.runs import claims, folders, kernels, notebook_parameters
+from workspace.runs import folders, kernels, notebook_parameters
 from workspace.runs.folders import Record
 from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import OUTPUT_FOLDER
@@ -74,7 +74,7 @@ def execute(job: Job, cancel: threading.Event, progress: Progress | None = None)
         image=places.image_stamp(),
         versions=versions(),
     )
-    with claims.working(job.folder, record, or_beside=job.or_beside) as (hidden, folder):
+    with folders.working(job.folder, record, or_beside=job.or_beside) as (hidden, folder):
         progress.folder = folder
         status, error = _execute(job, hidden, cancel, progress)
         _rename_output_folder(hidden / job.notebook.name, hidden, folder)
@@ -94,7 +94,7 @@ def execute(job: Job, cancel: threading.Event, progress: Progress | None = None)
             device=metrics.get("device"),
             dataset_digest=metrics.get("dataset_digest"),
         )
-        return folders.Run(claims.publish(hidden, folder, record))
+        return folders.Run(folders.publish(hidden, folder, record))
 
 
 def _execute(job: Job, hidden: Path, cancel: threading.Event, progress: Progress) -> tuple[str, str | None]:

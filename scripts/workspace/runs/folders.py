@@ -5,7 +5,9 @@ runs/.lesson-20261123-231500.0f3a9c/   the same while it runs, with state.json a
                                        progress.json; a lock on state.json says that its process lives
 """
 
+import contextlib
 import difflib
+import errno
 import fcntl
 import glob
 import itertools
@@ -13,7 +15,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -23,7 +26,7 @@ from typing import Any
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
-from workspace.runs import json_files
+from workspace.runs import reading
 
 TRASH = ".trash"
 """Where runs go that are removed, beside the others."""
@@ -42,6 +45,9 @@ UNREADABLE = "unreadable"
 
 HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{6}")
 """What a run's folder is called while it works."""
+
+_CLAIM = "000000"
+"""The end of a hidden folder's name where that folder alone may become the result; elsewhere it is random."""
 
 SCHEMA = 2
 """The version of run.json: 1, which did not name itself, had no `schema`, `pid` or `notebook_digest` of sources."""
@@ -74,19 +80,19 @@ class Record:
     def read(cls, file: Path) -> "Record":
         """The record in `file`, of this version or an older one; anything else is `unreadable`, and says why."""
         try:
-            return cls(**json_files.read_fields(cls(), file))
+            return cls(**reading.read_fields(cls(), file))
         except ValueError as error:
             return cls(status=UNREADABLE, error=str(error))
 
     def is_of_the_same_job_as(self, other: "Record") -> bool:
         """Whether one of the two is as good as the other: both are the same run of one sweep."""
-        mine, others = ((it.sweep, it.notebook_digest, json_files.plain(it.given)) for it in (self, other))
+        mine, others = ((it.sweep, it.notebook_digest, reading.plain(it.given)) for it in (self, other))
         return bool(self.sweep) and mine == others
 
     def write(self, file: Path) -> None:
         """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
         with replacing(file) as new, new.open("w") as text:
-            json.dump(json_files.plain(asdict(self)), text, indent=2)
+            json.dump(reading.plain(asdict(self)), text, indent=2)
             text.write("\n")
 
 
@@ -137,7 +143,7 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Any]:
         """What the notebook wrote to curves.json, a list for each quantity; empty where it wrote none."""
-        return json_files.read_or_complain(self.folder / CURVES)[0]
+        return reading.read_or_complain(self.folder / CURVES)[0]
 
     @property
     def accuracy(self) -> float | None:
@@ -152,7 +158,7 @@ class Run:
 
     @cached_property
     def _metrics(self) -> tuple[dict[str, Any], str]:
-        return json_files.read_or_complain(self.folder / METRICS)
+        return reading.read_or_complain(self.folder / METRICS)
 
     @cached_property
     def status(self) -> str:
@@ -289,3 +295,90 @@ def is_held(file: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+@contextlib.contextmanager
+def working(folder: Path, record: Record, *, or_beside: bool = False) -> Iterator[tuple[Path, Path]]:
+    """A hidden folder to make a run in, and the folder that `publish` will make of it; alive until the block ends.
+
+    Nobody else gets the same folder, which is NAME-2, NAME-3 ... `or_beside` it where it is taken. Only the runs of one
+    sweep may be made twice at once: a worker that was given up may still be at work. Raises UserError where the folder
+    is taken, or the disk does not take it.
+    """
+    hidden = _hidden(folder)
+    try:
+        hidden.mkdir(parents=True)
+        new = hidden / f"{STATE}.new"
+        record.write(new)
+        with new.open("r+") as state:  # to write: NFS locks no other
+            fcntl.flock(state, fcntl.LOCK_EX)
+            new.rename(hidden / STATE)  # which nobody has seen without a lock
+            if not record.sweep:
+                hidden, folder = _claim(hidden, beside(folder) if or_beside else [folder])
+            yield hidden, folder
+    except OSError as error:
+        raise UserError(f"{error.filename or hidden} cannot be written: {error.strerror}") from error
+
+
+def publish(hidden: Path, folder: Path, record: Record) -> Path:
+    """Make the hidden folder the result: write run.json last, then rename it. Where it is found from then on.
+
+    That is `folder`, unless something else stands there by now: then beside it, for no result is thrown away. Only of a
+    sweep's run that was made twice, the first one stays. Raises OSError where the disk does not take it.
+    """
+    record.write(hidden / RECORD)
+    for place in beside(folder):
+        try:
+            hidden.rename(place)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            if record.is_of_the_same_job_as(Run(place).record):
+                shutil.rmtree(hidden, ignore_errors=True)
+                return place
+        else:
+            (place / STATE).unlink()
+            return place
+    raise AssertionError("there is always a next name")
+
+
+def _hidden(folder: Path, end: str | None = None) -> Path:
+    return folder.with_name(f".{folder.name}.{end or secrets.token_hex(3)}")
+
+
+def _claim(hidden: Path, wanted: Iterable[Path]) -> tuple[Path, Path]:
+    """Take the first of the `wanted` folders that is free, by the name that only one hidden folder can have.
+
+    A folder that is renamed brings its lock along: whoever finds the name taken sees whether its owner lives.
+    """
+    for folder in wanted:
+        claimed = _hidden(folder, _CLAIM)
+        while not folder.exists():
+            try:
+                hidden.rename(claimed)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                if not _put_aside(claimed):
+                    break
+            else:
+                if not folder.exists():  # a run that ended just now
+                    return claimed, folder
+                hidden = claimed.rename(hidden)
+    shutil.rmtree(hidden)
+    raise UserError(f"{folder} is taken by another run: choose another -o", cli.BAD_INPUT)
+
+
+def _put_aside(remains: Path) -> bool:
+    """Give the remains of a killed run a name of their own; whether there is nothing at their place any more."""
+    state = remains / STATE
+    try:
+        with state.open("r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(held.fileno()), state.stat()):  # and not of another run since
+                remains.rename(remains.with_suffix(f".{secrets.token_hex(3)}"))
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return not remains.exists()
+    return True

@@ -31,7 +31,7 @@ from papermill.log import logger
 from papermill.translators import PythonTranslator, papermill_translators
 
 from workspace.lab import deaths
-from workspace.runs import folders, json_files, warm
+from workspace.runs import folders, reading, warm
 from workspace.runs.notebook import installed_kernels
 
 ENGINE = LANGUAGE = "workspace"
@@ -238,7 +238,7 @@ class _Engine(Engine):
         # papermill has put the notebook itself there, and among the parameters perhaps what JSON cannot hold.
         del input_path
         about = nb.metadata.papermill
-        about |= {"input_path": source, "parameters": json_files.plain(about.get("parameters", {}))}
+        about |= {"input_path": source, "parameters": reading.plain(about.get("parameters", {}))}
         return super().execute_notebook(nb, kernel_name, **options)
 
     @classmethod

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from workspace.base.terminal import duration
-from workspace.runs import folders, json_files, logs
+from workspace.runs import folders, reading
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -29,13 +29,13 @@ class Progress:
     @classmethod
     def of(cls, run: folders.Run) -> Self:
         """That of a run which another process makes: its cell as that left it, and the end of its log."""
-        left, _ = json_files.read_or_complain(run.folder / folders.PROGRESS)
+        left, _ = reading.read_or_complain(run.folder / folders.PROGRESS)
         cell, cells, since = (
             value if isinstance(value := left.get(name), int | float) else 0 for name in ("cell", "cells", "cell_begun")
         )
         # Clocks of two machines differ, and one may be set meanwhile: nothing began in the future.
         in_cell = max(0, time.time() - since) if since else 0
-        said = logs.last_lines(run.folder / folders.LOG, 1)
+        said = reading.last_lines(run.folder / folders.LOG, 1)
         return cls(
             cells=int(cells), cell=int(cell), cell_begun=time.monotonic() - in_cell, said=said[0] if said else ""
         )
@@ -86,3 +86,28 @@ class Progress:
         """Cell, the last line the notebook printed, time taken; time left where that line tells how far it is."""
         words = [self.where, self.said[:70], duration(time.monotonic() - self.begun), self.time_left]
         return " · ".join(filter(None, words))
+
+
+class TimeLeft:
+    """When many runs will end, reckoned anew whenever a run ends, and counted down in between."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._left = 0
+        self._end = 0.0
+
+    def note(self, seconds: float) -> None:
+        """A run took so long."""
+        self._seconds.append(seconds)
+
+    def told(self, left: int, running: int, now: float | None = None) -> str:
+        """In words, for `left` runs of which some are `running`; empty where nothing is known."""
+        if not self._seconds or not running:
+            return ""
+        now = time.monotonic() if now is None else now
+        if left != self._left:
+            each = sum(self._seconds) / len(self._seconds)
+            # When one ends, those beside it are half done on average.
+            self._left, self._end = left, now + each * max(1, left - (running - 1) / 2) / running
+        rest = self._end - now
+        return f"about {duration(rest)} left" if rest > 0 else "longer than expected"

@@ -14,7 +14,7 @@ from workspace.base import cli, places, settings
 from workspace.base.cli import UserError
 from workspace.base.terminal import duration
 from workspace.host import locate, start
-from workspace.runs import ending, folders, json_files, sweep_record
+from workspace.runs import ending, folders, reading, sweep_record
 from workspace.runs.sweep_record import SweepRecord
 
 
@@ -69,7 +69,7 @@ def _sweep_line(folder: Path, known: list[folders.Run]) -> tuple[str, ...]:
 
 def _as_json(run: folders.Run) -> dict[str, object]:
     about = {"name": run.full_name, "folder": str(run.folder)} | asdict(run.record) | {"status": run.status}
-    return json_files.plain(about | {"caveat": run.caveat, "metrics": run.metrics})
+    return reading.plain(about | {"caveat": run.caveat, "metrics": run.metrics})
 
 
 def _sweep_as_json(folder: Path) -> dict[str, object]:

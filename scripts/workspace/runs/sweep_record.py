@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
-from workspace.runs import folders, json_files
+from workspace.runs import folders, reading
 
 RECORD = "sweep.json"
 SCHEMA = 2
@@ -47,7 +47,7 @@ class SweepRecord:
         if not file.exists():
             return None
         try:
-            return cls(**json_files.read_fields(cls(), file))
+            return cls(**reading.read_fields(cls(), file))
         except ValueError as error:
             raise UserError(str(error), cli.BAD_INPUT) from error
 

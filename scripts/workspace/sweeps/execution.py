@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,67 @@ from workspace.base.terminal import StatusLine, duration
 from workspace.runs import background, folders
 from workspace.runs.execution import Job
 from workspace.runs.notebook import Notebook
+from workspace.runs.progress import TimeLeft
 from workspace.sweeps import cluster, ranking, report, worker
-from workspace.sweeps.plan import Options, Plan
-from workspace.sweeps.progress import Progress
-from workspace.sweeps.ranking import Metric
+from workspace.sweeps.plans import Options, Plan
+from workspace.sweeps.ranking import Entry, Metric, Row
 
 _PREPARES_REPORT_AFTER_S = 1
 """Later than the first kernels start, which should not have to share the CPUs with it."""
 
 
+class Progress:
+    """How many of the planned runs are done and failed, and which is the best by `metric`; `varied`: parameters."""
+
+    def __init__(self, metric: Metric, varied: list[str], planned: int) -> None:
+        self.planned = planned
+        self._metric, self._varied = metric, varied
+        self._done = self._failed = 0
+        self._rows: list[Row] = []
+        self._best: Entry | None = None
+        self._time_left = TimeLeft()
+
+    def begin(self, done: int, rows: Iterable[Row] = ()) -> None:
+        """So many were done before; these are theirs, as far as they are read."""
+        self._done = done
+        self._rows = list(rows)
+        self._rank()
+
+    def ended(self, row: Row | None, *, completed: bool) -> None:
+        """One more has ended; it left no row where nothing is left of it."""
+        self._done += completed
+        self._failed += not completed
+        if row:
+            self._rows.append(row)
+            self._rank()
+            if row.seconds:
+                self._time_left.note(row.seconds)
+
+    def line(self, running: int, *, stopping: bool) -> str:
+        """Done, running, failed, the best so far, time left."""
+        words = ["stopping"] if stopping else []
+        words += [str(self), f"{running} running"]
+        if self._best:
+            shown = [name for name in self._varied if name in self._best.parameters]
+            values = ", ".join(f"{name} {self._best.parameters[name]}" for name in shown)
+            told = " ".join(filter(None, [str(self._best), self._best.caveat]))
+            words.append(f"best {self._metric.name} {told}{f' ({values})' if values else ''}")
+        left = self.planned - self._done - self._failed
+        if not stopping and (told := self._time_left.told(left, running)):
+            words.append(told)
+        return " · ".join(words)
+
+    def __str__(self) -> str:
+        """As in `3 of 8 done, 1 failed`."""
+        return f"{self._done:,} of {self.planned:,} done" + (f", {self._failed:,} failed" if self._failed else "")
+
+    def _rank(self) -> None:
+        ordered = ranking.entries(self._rows, self._metric)
+        self._best = ordered[0] if ordered and ordered[0].ranks else None
+
+
 class Execution:
-    """Makes runs of `notebook` in `folder`, tells the `plan` and the `progress` how each ended."""
+    """Makes runs of `notebook` in `folder`, tells the `plan` and its `progress` how each ended."""
 
     def __init__(
         self,
@@ -33,11 +83,11 @@ class Execution:
         plan: Plan,
         metric: Metric,
         options: Options,
-        progress: Progress,
     ) -> None:
         self.lost: dict[str, str] = {}  # why there is nothing of some runs, by their names
         self._notebook, self._folder, self._plan, self._metric = notebook, folder, plan, metric
-        self._options, self._progress = options, progress
+        self.progress = Progress(metric, plan.varied, plan.total)
+        self._options = options
         self._tries: Counter[Path] = Counter()
         self._cancel = threading.Event()
 
@@ -65,7 +115,7 @@ class Execution:
                 follow = places.command("runs")
                 begun(f"under way in {self._folder}: {follow} list, {follow} stop {self._folder.name}")
                 begun = None
-            line.show(self._progress.line(running, stopping=self.cancelled))
+            line.show(self.progress.line(running, stopping=self.cancelled))
 
         with workers as client, StatusLine() as line:
             ahead.start()
@@ -81,7 +131,7 @@ class Execution:
         for remains in (folders.Run(state.parent) for state in self._folder.glob(f".*/{folders.STATE}")):
             if remains.status == folders.LOST and folders.is_completed(self._folder / remains.name):
                 shutil.rmtree(remains.folder, ignore_errors=True)  # given up with its worker, and made by another
-        cli.say(f"{self._progress}, in {duration(time.monotonic() - started)}")
+        cli.say(f"{self.progress}, in {duration(time.monotonic() - started)}")
 
     def _jobs(self, missing: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Job]:
         for name, values in missing:
@@ -102,6 +152,6 @@ class Execution:
         else:
             self.lost[job.folder.name] = outcome
         if completed or row or not self.cancelled:
-            self._progress.ended(row, completed=completed)
+            self.progress.ended(row, completed=completed)
         self._plan.tell(job.parameters, row.value if row else None)
         return None

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from workspace.runs import folders, logs
+from workspace.runs import folders, reading
 from workspace.sweeps import ranking
 from workspace.sweeps.ranking import Entry, Metric, Row
 
@@ -106,7 +106,7 @@ class Page:
             note=_note,
             seed=lambda entry, row: f"seed {row.parameters[ranking.SEED]}" if len(entry.rows) > 1 else "",
             link=self._link,
-            last_lines=lambda row: "\n".join(logs.last_lines(Path(row.folder, folders.LOG), _LAST_LINES)),
+            last_lines=lambda row: "\n".join(reading.last_lines(Path(row.folder, folders.LOG), _LAST_LINES)),
         )
 
     @cached_property

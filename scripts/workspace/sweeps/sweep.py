@@ -20,11 +20,8 @@ from workspace.base.files import replacing
 from workspace.runs import background, folders, notebook_parameters, sweep_record, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.sweep_record import RECORD, SweepRecord, claimed
-from workspace.sweeps import axes as axes_
-from workspace.sweeps import plan_file, ranking, report, tpe
-from workspace.sweeps.axes import Axis
-from workspace.sweeps.plan import Options, Plan
-from workspace.sweeps.progress import Progress
+from workspace.sweeps import plans, ranking, report, tpe
+from workspace.sweeps.plans import Axis, Options, Plan
 from workspace.sweeps.ranking import Metric, Row
 
 _MANY = 10_000
@@ -48,15 +45,15 @@ def main(
     settings: dict[str, Any] = {}
     if again:
         source, planned, settings = _again(again)
-    elif plan_file.is_one(asked):
-        place, planned, settings = plan_file.read(asked)
+    elif plans.is_plan(asked):
+        place, planned, settings = plans.read(asked)
         source = Notebook.read(place)
-        if (asked.parent / RECORD).exists() and asked.name == plan_file.NAME:  # it goes on with that sweep
+        if (asked.parent / RECORD).exists() and asked.name == plans.FILE:  # it goes on with that sweep
             settings["output"] = asked.absolute().parent
     else:
         source = Notebook.read(asked)
     options = Options(**settings | {name: value for name, value in given.items() if value is not None})
-    axes = axes_.read(source, assignments, planned | (notebook_parameters.read_file(file) if file else {}))
+    axes = plans.axes_of(source, assignments, planned | (notebook_parameters.read_file(file) if file else {}))
     _check(axes, options)
     if source.takes_whole_machine and (options.jobs or 1) > 1:
         raise UserError(f"-j {options.jobs}: {source.name} takes the whole machine, one run at a time", cli.BAD_INPUT)
@@ -84,9 +81,9 @@ def _again(folder: Path) -> tuple[Notebook, dict[str, Any], dict[str, Any]]:
     record = SweepRecord.read(found) if found else None
     if not found or not record:
         raise UserError(f"{folder} is not the folder of a sweep", cli.BAD_INPUT)
-    if not (found / plan_file.NAME).exists():
+    if not (found / plans.FILE).exists():
         raise UserError(f"{folder} keeps no plan: an older workspace made it", cli.BAD_INPUT)
-    copy, planned, settings = plan_file.read(found / plan_file.NAME)
+    copy, planned, settings = plans.read(found / plans.FILE)
     settings["output"] = next(place for place in folders.beside(found) if not place.exists())
     return replace(Notebook.read(copy), path=Path(record.notebook)), planned, settings
 
@@ -109,7 +106,7 @@ def _check(axes: list[Axis], options: Options) -> None:
         )
     if options.scheduler and options.jobs:
         raise UserError("-j is for this machine; a cluster makes as many runs at once as it has workers", cli.BAD_INPUT)
-    many = options.count or axes_.size(axes)
+    many = options.count or plans.size(axes)
     if many > _MANY and not options.yes:
         raise UserError(f"these are {many:,} runs; add --yes if you mean it", cli.BAD_INPUT)
 
@@ -129,16 +126,16 @@ class Sweep:
         about = {"notebook": name, "axes": repr(self._axes), "method": self._options.method}
         if self._options.seed:
             about["seed"] = str(self._options.seed)
-        return places.work() / "runs" / f"{name}-sweep-{axes_.identity(about)}"
+        return places.work() / "runs" / f"{name}-sweep-{plans.identity(about)}"
 
     def _plan(self) -> Plan:
         """Its plan. Raises UserError for axes that the method cannot take."""
         count, seed = self._options.count or 0, self._options.seed
         match self._options.method:
             case "grid":
-                return Plan(self._axes, axes_.grid(self._axes))
+                return Plan(self._axes, plans.grid(self._axes))
             case "random":
-                return Plan(self._axes, axes_.draws(self._axes, count, seed))
+                return Plan(self._axes, plans.draws(self._axes, count, seed))
         return tpe.Chosen(self._axes, count, self._metric.mode, seed)
 
     def tell_plan(self) -> int:
@@ -190,9 +187,8 @@ class Sweep:
         with cli.importing():
             from workspace.sweeps.execution import Execution  # papermill, Dask: a sweep with nothing to do is quick
 
-        progress = Progress(self._metric, plan.varied, plan.total)
-        progress.begin(done, [row for row in there if row.status == folders.COMPLETED])
-        execution = Execution(self._notebook, self.folder, plan, self._metric, self._options, progress)
+        execution = Execution(self._notebook, self.folder, plan, self._metric, self._options)
+        execution.progress.begin(done, [row for row in there if row.status == folders.COMPLETED])
         execution.work_off(itertools.chain([first], missing), begun)
         self._tell_if_source_moved_on()
         if not execution.cancelled:
@@ -230,7 +226,7 @@ class Sweep:
             self._notebook = replace(self._notebook, path=source)
         with replacing(copy) as new:
             new.write_text(self._notebook.text, encoding="utf-8")
-        plan_file.write(self.folder, copy.name, self._axes, asdict(self._options))
+        plans.write(self.folder, copy.name, self._axes, asdict(self._options))
         self._record = SweepRecord(
             notebook=str(source),
             notebook_digest=self._notebook.digest,

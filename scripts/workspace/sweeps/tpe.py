@@ -9,9 +9,7 @@ from typing import Any
 from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.runs.folders import COMPLETED
-from workspace.sweeps import axes as axes_
-from workspace.sweeps.axes import Axis
-from workspace.sweeps.plan import Plan
+from workspace.sweeps.plans import Axis, Plan, identity
 from workspace.sweeps.ranking import Row
 
 _TRIES = 100
@@ -57,7 +55,7 @@ class Chosen(Plan):
         trial = self._ended(row.parameters, value)
         if trial and row.status == COMPLETED:
             self._study.add_trial(trial)
-            self._chosen.add(axes_.identity(trial.params))
+            self._chosen.add(identity(trial.params))
             return True
         if trial:
             self._study.enqueue_trial(trial.params)
@@ -72,7 +70,7 @@ class Chosen(Plan):
         while len(self._chosen) < self.total and again < _TRIES:
             trial = self._study.ask(self._distributions)
             values = dict(trial.params)
-            if (key := axes_.identity(values)) in self._chosen:
+            if (key := identity(values)) in self._chosen:
                 again += 1
                 self._study.tell(trial, state=self._states.FAIL)
                 continue
@@ -85,7 +83,7 @@ class Chosen(Plan):
 
     def tell(self, values: Mapping[str, Any], metric: float | None) -> None:
         """What the combination gave; None where its run failed."""
-        if trial := self._asked.pop(axes_.identity(values), None):
+        if trial := self._asked.pop(identity(values), None):
             good = metric is not None and math.isfinite(metric)
             self._study.tell(trial, metric if good else None, state=None if good else self._states.FAIL)
 

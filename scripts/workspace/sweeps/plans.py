@@ -1,5 +1,16 @@
-"""What a sweep varies: the values of each parameter, and the combinations of them that become runs."""
+"""The plan of a sweep: what it varies, the combinations of values that become runs, and all of it as a file.
 
+A sweep's folder keeps the file that would make the sweep again, in the words of the command's options:
+
+notebook: lesson.ipynb              where that is from the file
+parameters:
+  learning_rate: log:0.001:0.1:4    what -p takes
+  width: [8, 16]
+  epochs: 1
+metric: loss                        and method, count, seed, jobs, scheduler, mode, retries, timeout
+"""
+
+import difflib
 import hashlib
 import itertools
 import json
@@ -8,13 +19,36 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from workspace.base import cli
 from workspace.base.cli import UserError
-from workspace.runs import notebook_parameters
+from workspace.base.files import replacing
+from workspace.runs import notebook_parameters, reading
+from workspace.runs.folders import COMPLETED
 from workspace.runs.notebook import Notebook
 from workspace.runs.notebook_parameters import Parameter
+from workspace.sweeps.ranking import Row
+
+FILE = "plan.yml"
+"""What it is called in a sweep's folder."""
+
+_SETTINGS: dict[str, type | tuple[type, ...]] = {
+    "method": str,
+    "count": int,
+    "seed": int,
+    "jobs": int,
+    "scheduler": str,
+    "metric": str,
+    "mode": str,
+    "retries": int,
+    "timeout": (int, float),
+}
+_CHOICES = {"method": ("grid", "random", "tpe"), "mode": ("max", "min")}
+_KNOWN = ("notebook", "parameters", *_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -44,7 +78,7 @@ class Axis:
     range: Range | None = None
 
 
-def read(notebook: Notebook, assignments: Iterable[str], file: Mapping[str, object]) -> list[Axis]:
+def axes_of(notebook: Notebook, assignments: Iterable[str], file: Mapping[str, object]) -> list[Axis]:
     """The axes of `NAME=V1,V2`, `NAME=a:b:n`, `NAME=log:a:b:n` on the command line and of a YAML file's lines.
 
     Without n a range is for drawing from. Raises UserError for the first that makes no sense.
@@ -151,3 +185,95 @@ def _range(parameter: Parameter, text: str) -> tuple[Range, int]:
         wanted = "above 0 and below HIGH" if log else "below HIGH"
         raise UserError(f"{parameter.name}={text}: LOW must be {wanted}", cli.BAD_INPUT)
     return Range(low, high, log, whole), int(numbers[2]) if len(numbers) == 3 else 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says, beyond notebook and axes."""
+
+    output: Path | None = None
+    method: str = "grid"
+    count: int | None = None
+    seed: int = 0
+    jobs: int | None = None
+    scheduler: str | None = None
+    metric: str = "accuracy"
+    mode: str | None = None
+    retries: int = 0
+    timeout: float | None = None
+    rerun: str = "failed"
+    in_background: bool = False
+    dry_run: bool = False
+    report_only: bool = False
+    yes: bool = False
+
+
+class Plan:
+    """Runs that are known before the first is made: all of a grid, or those drawn at random."""
+
+    known_ahead = True
+
+    def __init__(self, axes: list[Axis], combinations: Iterable[dict[str, Any]]) -> None:
+        self.varied = [axis.name for axis in axes if axis.range or len(axis.values) > 1]
+        self.runs = {self.name(values): values for values in combinations}  # as far as they are known
+        self._done: set[str] = set()
+
+    @property
+    def total(self) -> int:
+        """How many runs there should be at the end."""
+        return len(self.runs)
+
+    def name(self, values: Mapping[str, Any]) -> str:
+        """The name of a run's folder."""
+        return run_name(values, self.varied)
+
+    def remember(self, row: Row) -> bool:
+        """Take note of a run of an earlier time; whether it is one of these, and done."""
+        done = row.name in self.runs and row.status == COMPLETED
+        if done:
+            self._done.add(row.name)
+        return done
+
+    def missing(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The runs to make, name and values."""
+        return ((name, values) for name, values in self.runs.items() if name not in self._done)
+
+    def tell(self, values: Mapping[str, Any], metric: float | None) -> None:
+        """What a run gave; None where it failed. Here the others do not depend on it."""
+
+
+def is_plan(file: Path) -> bool:
+    """Whether the command is given a plan in place of a notebook."""
+    return file.suffix in {".yml", ".yaml"}
+
+
+def read(file: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The notebook, the parameters and the other settings of a plan. Raises UserError for the first that is wrong."""
+    settings = notebook_parameters.read_file(file)
+    for name, value in settings.items():
+        if name not in _KNOWN:
+            near = difflib.get_close_matches(name, _KNOWN, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"it may have {', '.join(_KNOWN)}"
+            raise UserError(f"{file} has {name!r}, which no plan has; {hint}", cli.BAD_INPUT)
+        kind = {"notebook": str, "parameters": dict, **_SETTINGS}[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UserError(f"{file}: {name} is {value!r}", cli.BAD_INPUT)
+        if value not in (allowed := _CHOICES.get(name, (value,))):
+            raise UserError(f"{file}: {name} is {value!r}; there are {', '.join(allowed)}", cli.BAD_INPUT)
+    if "notebook" not in settings:
+        raise UserError(f"{file} names no notebook: `notebook: NAME.ipynb`", cli.BAD_INPUT)
+    return file.parent / settings.pop("notebook"), settings.pop("parameters", {}), settings
+
+
+def write(folder: Path, notebook: str, axes: list[Axis], settings: dict[str, Any]) -> None:
+    """Keep the plan in a sweep's folder; of the `settings`, those that are given."""
+    known = {name: settings[name] for name in _SETTINGS if settings.get(name)}
+    content = {"notebook": notebook, "parameters": {axis.name: _written(axis) for axis in axes}} | known
+    with replacing(folder / FILE) as new:
+        new.write_text(yaml.safe_dump(reading.plain(content), sort_keys=False, allow_unicode=True))
+
+
+def _written(axis: Axis) -> object:
+    if axis.range:
+        return f"{'log:' if axis.range.log else ''}{axis.range.low!r}:{axis.range.high!r}"
+    return list(axis.values)

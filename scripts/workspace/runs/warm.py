@@ -23,6 +23,8 @@ from workspace.base import places
 
 _WAITS_S = 60
 """So long a process waits; where runs take longer, what a start takes is no matter."""
+_ANSWERS_WITHIN_S = 60
+"""So long its imports may take, and a fork; then the kernel is started without it."""
 
 _spares: list["_Forker"] = []
 _lock = threading.Lock()
@@ -35,23 +37,29 @@ def environment() -> dict[str, str]:
 
 def prepare(kernel: str | None) -> None:
     """Start a process that may fork the `kernel` of a run, if that is the workspace's own."""
-    first = os.environ.get("JUPYTER_PATH", "").partition(os.pathsep)[0]  # where Jupyter looks for kernels
-    # A relative path means another folder to a process that starts elsewhere.
-    absolute = all(map(os.path.isabs, os.environ.get("PYTHONPATH", "/").split(os.pathsep)))
-    if kernel in ("python3", "python") and first == str(places.KERNELS) and absolute:
-        with _lock, contextlib.suppress(OSError):  # it is no more than a help
-            _spares.append(_Forker())
+    with _lock:  # its time may be over before it is among them
+        if forker := _forker_of(kernel):
+            _spares.append(forker)
 
 
 def take(
     kernel: str, command: Sequence[str], variables: Mapping[str, str], folder: str, output: IO[str]
 ) -> "Forked | None":
     """The `kernel` of `command`, as if it had been started so; None where it cannot be forked."""
-    if not _spares:
-        prepare(kernel)
     with _lock:
         spare = _spares.pop(0) if _spares else None
-    return spare and spare.fork(command, variables, folder, output)
+    forker = spare or _forker_of(kernel)
+    return forker and forker.fork(command, variables, folder, output)
+
+
+def _forker_of(kernel: str | None) -> "_Forker | None":
+    first = os.environ.get("JUPYTER_PATH", "").partition(os.pathsep)[0]  # where Jupyter looks for kernels
+    # A relative path means another folder to a process that starts elsewhere.
+    absolute = all(map(os.path.isabs, os.environ.get("PYTHONPATH", "/").split(os.pathsep)))
+    if kernel in ("python3", "python") and first == str(places.KERNELS) and absolute:
+        with contextlib.suppress(OSError):  # it is no more than a help
+            return _Forker()
+    return None
 
 
 class _Forker:
@@ -64,7 +72,8 @@ class _Forker:
         self._environment = environment()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self.socket, theirs = socket.socketpair()
-        self._told = self.socket.makefile("r")
+        self.socket.settimeout(_ANSWERS_WITHIN_S)
+        self._told = self.socket.makefile("rb", buffering=0)  # `select` sees what has not been read
         with theirs:
             self._process = subprocess.Popen(
                 [*self._begins[:3], str(Path(__file__).with_name("warm_kernel.py"))],
@@ -97,7 +106,7 @@ class _Forker:
         differing = {name: value for name, value in variables.items() if self._environment.get(name) != value}
         is_this_one = list(command[:5]) == self._begins and variables.keys() >= self._environment.keys()
         order = {"arguments": command[5:], "folder": folder, "environment": differing}
-        with contextlib.suppress(OSError):  # it has just died
+        with contextlib.suppress(OSError):  # it has just died, or does not answer
             if is_this_one and self.read() == "ready" and not os.fstat(self._said.fileno()).st_size:
                 socket.send_fds(self.socket, [json.dumps(order).encode() + b"\n"], [output.fileno()])
                 if pid := self.read():
@@ -107,7 +116,7 @@ class _Forker:
 
     def read(self) -> str:
         """The next line that it says, without its end; empty where it has died."""
-        return self._told.readline().rstrip()
+        return self._told.readline().decode().rstrip()
 
     def is_free_again(self) -> None:
         """Its kernel has ended: the next run may have it."""

@@ -211,7 +211,7 @@ MUTANTS = [
     Mutant("a sweep's old ranking", SWEEP, "ranked_so and ", "", "tests/test_sweep.py -k ranked_anew"),
     Mutant(
         "a sweep's time left",
-        "scripts/workspace/sweeps/progress.py",
+        "scripts/workspace/runs/progress.py",
         "if left != self._left:",
         "if True:",
         "tests/test_sweep.py -k counts_down",

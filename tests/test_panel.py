@@ -294,7 +294,7 @@ def test_where_no_run_can_be_kept_that_is_told_and_the_form_is_ready_again(
 def test_what_is_left_of_a_run_that_was_killed_is_removed_and_taken_back(
     work: Path, opened: Callable[..., tuple[Panel, Heard]]
 ) -> None:
-    with claims.working(work / "runs/dead", Record(notebook="a.ipynb")):
+    with folders.working(work / "runs/dead", Record(notebook="a.ipynb")):
         page, heard = opened()
         ask(page, do="discard", name="dead")
         wait_until(lambda: any("dead is running" in said.get("wrong", "") for said in heard.all("said")))

@@ -220,5 +220,5 @@ def test_picture_of_a_phone_is_taken_and_what_cannot_be_read_takes_no_older_answ
     with large.open("wb") as file:
         file.truncate(70 << 20)  # more than a message may have
     choose(large)
-    expect(answers).to_have_text(["scan.tif has 73 MB, and 60 are what fits. Save it smaller, or as JPEG."])
+    expect(answers).to_have_text(["scan.tif has 73 MB, more than the 60 that fit. Save it smaller, or as JPEG."])
     native_lab.request("DELETE", "/api/contents/upload.ipynb", native_lab.token)

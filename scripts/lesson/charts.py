@@ -297,7 +297,7 @@ def upload(use: Callable[[io.BytesIO], None]) -> None:
         below.clear_output()  # at once: while a new picture is looked at, no answer of an older one stands there
         with below:
             if not buffers:
-                said = _("{name} has {size:.0f} MB, and {most} are what fits. Save it smaller, or as JPEG.")
+                said = _("{name} has {size:.0f} MB, more than the {most} that fit. Save it smaller, or as JPEG.")
                 print(said.format(name=file["name"], size=file["size"] / 1e6, most=most))
                 return
             try:

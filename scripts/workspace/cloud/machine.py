@@ -299,7 +299,7 @@ def _apt(*words: str, before: str = "") -> str:
         waits = True
         time.sleep(2)
     errors = re.findall(r"(?m)^E: (.*)", said)
-    why = causes.explain(said) if causes.kind(said) else (errors or ["it gave no reason"])[-1]
+    why = causes.explain(said) if causes.find(said) else (errors or ["it gave no reason"])[-1]
     raise UserError(f"apt-get {words[0]} failed: {why}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, Container, Lab, NativeServer, free_port
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 REQUIRED = os.environ.get("WORKSPACE_TESTS_REQUIRE", "").split()
 """What must not be missing here (`engine`, `browser`): then a test that lacks it fails where it would be skipped."""
@@ -105,6 +105,7 @@ def browser() -> Iterator[Browser]:
             )
         except Error as error:
             missing("browser", f"no Chromium here, and none can be installed: {error}")
+        expect.set_options(timeout=60_000)  # its own five seconds are too few where other tests keep the cores busy
         yield chromium
         chromium.close()
 

@@ -7,7 +7,6 @@ import csv
 import hashlib
 import importlib
 import logging
-import math
 import os
 import re
 import sys
@@ -24,7 +23,6 @@ from workspace.base.files import replacing
 from workspace.lab import environment
 from workspace.runs import folders, sweep_record
 from workspace.sweeps import ranking
-from workspace.sweeps.ranking import Row
 
 _TAG = "workspace.run"
 """What MLflow knows an exported run by."""
@@ -36,9 +34,8 @@ def main(to: tuple[str, str], runs: list[str]) -> int:
     kind, place = to[0], Path(to[1]).absolute()
     if kind not in _KINDS:
         raise UserError(f"--to {kind}: there are {', '.join(_KINDS)}", cli.BAD_INPUT)
-    chosen = [folders.find(name) for name in runs if not sweep_record.find(name)]
-    chosen += [run for name in runs if (sweep := sweep_record.find(name)) for run in ranking.ended(sweep)]
-    found = [run for run in (chosen if runs else folders.everything()) if run.finished]
+    chosen = [run for name in runs for run in _called(name)] if runs else folders.everything()
+    found = [run for run in chosen if run.finished]
     if not found:
         raise UserError("no run has ended, so there is nothing to export", cli.BAD_INPUT)
     folders.require_writable(place.parent if kind == "csv" else place)
@@ -46,6 +43,11 @@ def main(to: tuple[str, str], runs: list[str]) -> int:
     before = f", {len(found) - new} were there before" if new < len(found) else ""
     cli.say(f"{new} of {len(found)} runs exported{before}\n{place}")
     return 0
+
+
+def _called(name: str) -> list[folders.Run]:
+    sweep = sweep_record.find(name)
+    return ranking.ended(sweep) if sweep else [folders.find(name)]
 
 
 def _to_csv(file: Path, runs: list[folders.Run]) -> int:
@@ -82,12 +84,10 @@ def _to_mlflow(folder: Path, runs: list[folders.Run]) -> int:
     for run in runs:
         row, begun = ranking.row(run, ""), _milliseconds(run)
         name = run.record.sweep or Path(row.notebook).stem or "runs"
-        known = client.get_experiment_by_name(name)
-        experiment = (
-            known.experiment_id
-            if known
-            else client.create_experiment(name, artifact_location=(folder / "artifacts" / name).as_uri())
-        )
+        if known := client.get_experiment_by_name(name):
+            experiment = known.experiment_id
+        else:
+            experiment = client.create_experiment(name, artifact_location=(folder / "artifacts" / name).as_uri())
         identity = hashlib.sha256(f"{run.full_name} {run.record.started}".encode()).hexdigest()[:16]
         if client.search_runs([experiment], f"tags.`{_TAG}` = '{identity}'"):
             continue
@@ -120,7 +120,7 @@ def _to_tensorboard(folder: Path, runs: list[folders.Run]) -> int:
             continue
         row, began = ranking.row(run, ""), _milliseconds(run) / 1000
         numbers = {name: float(value) for name, value in row.numbers.items()}
-        plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in _sized(row)}
+        plain = {name: _number_or_text(value) for name, value in row.parameters.items()}
         with SummaryWriter(str(place)) as writer:
             writer.add_hparams(plain, {f"metrics/{name}": value for name, value in numbers.items()}, run_name=".")
             for name, epochs, step, value in _points(row.curves):
@@ -166,11 +166,9 @@ def _points(curves: dict[str, Any]) -> Iterator[tuple[str, float | None, int, fl
                 yield name, at, step, float(value)
 
 
-def _sized(row: Row) -> Iterator[tuple[str, Any]]:
-    """The parameters, but for numbers of which no other program can hold the size."""
-    for name, value in row.parameters.items():
-        huge = isinstance(value, int) and abs(value) >= 2**63
-        yield name, str(value) if huge or (isinstance(value, float) and not math.isfinite(value)) else value
+def _number_or_text(value: object) -> bool | float | str:
+    """A value as programs can hold it that know no list, no NaN and no number of any size."""
+    return value if isinstance(value, bool | int | float) and abs(value) < 2**63 else str(value)
 
 
 def _milliseconds(run: folders.Run) -> int:

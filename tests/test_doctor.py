@@ -287,11 +287,11 @@ def test_port_of_an_engine_without_root(settings: pytest.MonkeyPatch, tmp_path: 
 
 def test_ports_of_tls(settings: pytest.MonkeyPatch) -> None:
     settings.setenv("WORKSPACE_HTTP_PORT", str(free_port()))
-    settings.setenv("WORKSPACE_HTTPS_PORT", str(free_port()))
+    settings.setenv("WORKSPACE_PORT", str(free_port()))
     assert machine.port(Workspace(tls=True)).kind == "well"
     with socket.create_server(("127.0.0.1", int(os.environ["WORKSPACE_HTTP_PORT"]))):
         assert machine.port(Workspace(tls=True)).kind == "http-port"
-    with socket.create_server(("127.0.0.1", int(os.environ["WORKSPACE_HTTPS_PORT"]))):
+    with socket.create_server(("127.0.0.1", int(os.environ["WORKSPACE_PORT"]))):
         assert machine.port(Workspace(tls=True)).kind == "port"
 
 

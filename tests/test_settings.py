@@ -72,3 +72,15 @@ def test_environment_goes_before_the_file_even_where_it_is_empty(dotenv: Path, m
     monkeypatch.setenv("A", "")
     assert (settings.get("A"), settings.is_set("A")) == (None, True)
     assert not settings.is_set("B")
+
+
+def test_setting_of_an_older_release_is_refused_in_one_line_and_one_of_today_is_not(
+    dotenv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORKSPACE_HTTPS_PORT", raising=False)
+    dotenv.write_text("WORKSPACE_PORT=8443\nWORKSPACE_HTTPS_PORT=\n")
+    settings.require_none_gone()
+    dotenv.write_text("WORKSPACE_HTTPS_PORT=8443\n")
+    settings._lines.cache_clear()
+    with pytest.raises(UserError, match=r"WORKSPACE_HTTPS_PORT is no setting any more; remove it: WORKSPACE_PORT is"):
+        settings.require_none_gone()

@@ -10,6 +10,13 @@ from workspace.base.cli import UserError
 
 FILE = Path(__file__).resolve().parents[3] / ".env"
 
+_GONE = {
+    "WORKSPACE_CADDY_IMAGE": "give the image its name: docker tag YOURS caddy:2.10-alpine",
+    "WORKSPACE_HTTPS_PORT": "WORKSPACE_PORT is the port, with --tls, too",
+    "WORKSPACE_TERMINALS": "the lab has terminals, since its cells may do whatever those may",
+}
+"""Settings of older releases, and what to do in their place."""
+
 
 def get(name: str) -> str | None:
     """The setting's value; None where it is not set, or set to nothing. Raises UserError where it cannot be read."""
@@ -19,6 +26,13 @@ def get(name: str) -> str | None:
 def is_set(name: str) -> bool:
     """Whether it is set at all, if only to nothing. Raises UserError where it cannot be read."""
     return _value(name) is not None
+
+
+def require_none_gone() -> None:
+    """Raise UserError where a setting of an older release is set, which would do nothing now."""
+    for name, instead in _GONE.items():
+        if get(name):
+            raise UserError(f"{name} is no setting any more; remove it: {instead}", cli.BAD_INPUT)
 
 
 def _value(name: str) -> str | None:

@@ -34,7 +34,7 @@ class Cause(enum.Enum):
     HTTP_PORT = "port {port} is taken by {whose}; choose another: WORKSPACE_HTTP_PORT=8080"
     ROOTLESS_PORT = (
         "Docker runs without root here and may not open ports below 1024: sudo sysctl "
-        "net.ipv4.ip_unprivileged_port_start=80, or other ports (WORKSPACE_HTTPS_PORT, WORKSPACE_HTTP_PORT)",
+        "net.ipv4.ip_unprivileged_port_start=80, or other ports (WORKSPACE_PORT, WORKSPACE_HTTP_PORT)",
         r"cannot expose privileged port",
     )
     CONFLICT = (
@@ -119,8 +119,8 @@ class Cause(enum.Enum):
         r"|couldn't communicate with the NVIDIA driver",
     )
     CADDY = (
-        "Caddy's image cannot be fetched from Docker Hub: check the network, or name an image of your own "
-        "(WORKSPACE_CADDY_IMAGE=...)",
+        "Caddy's image cannot be fetched from Docker Hub: check the network, or give one that you have its name: "
+        "docker tag YOURS caddy:2.10-alpine",
         r"caddy.*(not found|denied|failed to|no such host)|(resolve source metadata|failed to do request).*caddy",
     )
     CPUS = (

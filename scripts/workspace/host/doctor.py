@@ -113,6 +113,7 @@ class Host:
     def settings(self) -> Verdict:
         """Whether the settings fit docker-compose.yml."""
         try:
+            settings.require_none_gone()
             return verdicts.well(f"fit, for the workspace {self.workspace.project}")
         except UserError as error:
             return verdicts.broken("settings", str(error))

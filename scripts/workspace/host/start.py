@@ -29,7 +29,7 @@ class Options:
     def settings(self) -> dict[str, str]:
         """The same as compose variables."""
         variables = {
-            "WORKSPACE_HTTPS_PORT" if self.tls else "WORKSPACE_PORT": self.port and str(self.port),
+            "WORKSPACE_PORT": self.port and str(self.port),
             "WORKSPACE_BIND": self.bind,
             "WORKSPACE_PUBLIC_HOST": self.public_host,
         }
@@ -171,6 +171,7 @@ def issuer(host: str) -> str:
 
 
 def _check(options: Options) -> None:
+    settings.require_none_gone()
     if options.port is not None:
         _port("--port", str(options.port))
     if options.bind is not None:

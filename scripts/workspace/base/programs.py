@@ -20,8 +20,8 @@ def last_words(said: str) -> str:
     """Why a program failed that `said` this: the refusal of a command of ours if there is one, else the last line."""
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", said)  # Compose erases lines even where there is no terminal
     lines = [line.strip() for line in plain.splitlines() if line.strip()] or ["it gave no reason"]
-    refusals = [line for line in lines if line.startswith(("serve:", "start:", "workspace: refusing"))]
-    return re.sub(r"^(serve|start|\w+\.py): ", "", (refusals or lines)[-1])
+    refusals = [line for line in lines if line.startswith(("serve:", "workspace: refusing"))]
+    return re.sub(r"^(serve|\w+\.py): ", "", (refusals or lines)[-1])
 
 
 def follow(

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import urllib.request
@@ -11,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workspace.base import cli, places
+from workspace.base import cli, places, programs
 from workspace.base.cli import UserError
 from workspace.base.files import locked, replacing
 from workspace.base.terminal import duration
-from workspace.host import causes, engine, start
+from workspace.base.verdicts import State
+from workspace.host import causes, engine, gpu, start
 from workspace.host.compose import Workspace
 
 LOG = Path("/var/log/pytorch-workspace.log")
@@ -24,15 +24,11 @@ LOG = Path("/var/log/pytorch-workspace.log")
 REBOOT = "a reboot is due"
 """What the log's last line says in place of the host where the GPU's driver waits for one."""
 
+_ROOT = Path("/")
 _UNITS = Path("/etc/systemd/system")
-_ETC = Path("/etc")
-_PCI = Path("/sys/bus/pci/devices")
-_DRIVER_LOADED = Path("/proc/driver/nvidia/version")
 _DISK = Path("/var/lib")
 _START, _METADATA, _IDLE = "pytorch-workspace", "pytorch-workspace-metadata", "pytorch-workspace-idle"
 
-_ENGINE = (25, 0)
-_DRIVER = 580  # of the CUDA 13 that the wheels in docker/torch-cuda.txt are built for
 _PACKAGES = {
     "debian": (["docker.io", "docker-cli", "iptables"], ["docker-compose", "docker-buildx"]),
     "ubuntu": (["docker.io", "iptables"], ["docker-compose-v2", "docker-buildx"]),
@@ -116,12 +112,12 @@ def make(options: list[str], idle_min: int) -> None:
             f"--idle {idle_min}: at least {LEAST_IDLE_MIN} minutes, or a start would not end", cli.BAD_INPUT
         )
     with locked(Path("/run/pytorch-workspace.lock"), "Another bootstrap-vm is at work here; waiting for it ..."):
-        gpu = _has_gpu()
-        _step("checks", lambda: _check(gpu=gpu))
+        has_gpu = gpu.card(_ROOT).state is State.WELL
+        _step("checks", lambda: _check(has_gpu=has_gpu))
         _step("engine", _engine)
         _step("metadata", _keep_metadata_from_containers)
-        loaded = not gpu or _step("GPU", _gpu)
-        _step("services", lambda: _write_services([*options, *(["--gpu"] if gpu else [])], idle_min))
+        loaded = not has_gpu or _step("GPU", _gpu)
+        _step("services", lambda: _write_services([*options, *(["--gpu"] if has_gpu else [])], idle_min))
         if not loaded:
             _say(f"{REBOOT}, for the GPU's driver: `sudo reboot`; the workspace starts by itself after it")
             return
@@ -148,31 +144,28 @@ def _say(line: str) -> None:
         log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
 
 
-def _check(*, gpu: bool) -> None:
+def _check(*, has_gpu: bool) -> None:
     if not shutil.which("systemctl"):
         raise UserError("there is no systemd here, which brings the workspace back after a reboot")
     free = shutil.disk_usage(_DISK).free / 1e9
-    if free < _GB_NEEDED[gpu] and not _answers("docker", "image", "inspect", "pytorch-workspace:cpu"):
-        raise UserError(f"{_DISK} has {free:.0f} GB free and the workspace needs {_GB_NEEDED[gpu]}: take a larger disk")
+    if free < _GB_NEEDED[has_gpu] and not _answers("docker", "image", "inspect", "pytorch-workspace:cpu"):
+        raise UserError(
+            f"{_DISK} has {free:.0f} GB free and the workspace needs {_GB_NEEDED[has_gpu]}: take a larger disk"
+        )
 
 
 def _engine() -> None:
     """Docker Engine, Compose and buildx: what is there, if it suffices, else the distribution's."""
-    engines, plugins = _PACKAGES.get(_system(), ([], []))
+    system = next(iter(causes.systems()), "an unknown system")
+    engines, plugins = _PACKAGES.get(system, ([], []))
     if not plugins:
-        raise UserError(f"this is {_system()}: take Ubuntu 24.04 or Debian 13, whose packages are known")
-    lacking = [] if _engine_version() >= _ENGINE else engines
+        raise UserError(f"this is {system}: take Ubuntu 24.04 or Debian 13, whose packages are known")
+    lacking = engines if engine.look().state is State.BROKEN else []
     if not (_answers("docker", "compose", "version") and _answers("docker", "buildx", "version")):
         lacking = lacking + plugins
     if lacking:
         _install(*lacking)
         _run("systemctl", "enable", "--now", "docker")
-    if _engine_version() < _ENGINE:
-        found = ".".join(map(str, _engine_version()))
-        raise UserError(
-            f"this system's Docker Engine is {found}, and 25 or newer is needed: take Ubuntu 24.04 or Debian 13, or "
-            "install Docker's own packages and do this again"
-        )
     engine.require()
 
 
@@ -182,54 +175,42 @@ def _keep_metadata_from_containers() -> None:
     _run("systemctl", "enable", "--now", f"{_METADATA}.service")
 
 
-def _has_gpu() -> bool:
-    """Whether there is an NVIDIA card on the bus: its vendor's number, and the class of what computes or draws."""
-    return any(
-        (card / "vendor").read_text().strip() == "0x10de" and (card / "class").read_text().startswith("0x03")
-        for card in _PCI.glob("*")
-    )
-
-
 def _gpu() -> bool:
     """Driver and toolkit; whether the driver is loaded, for which a reboot may be due."""
-    if _driver() < _DRIVER:
-        if _system() != "ubuntu":
+    if not _has_driver():
+        if causes.systems()[0] != "ubuntu":
             raise UserError(
-                f"{_system()} has no NVIDIA driver of version {_DRIVER}: take Ubuntu 24.04, or install NVIDIA's own "
-                "packages and do this again"
+                f"{causes.systems()[0]} has no NVIDIA driver of version {gpu.OLDEST_DRIVER}: take Ubuntu 24.04, or "
+                "install NVIDIA's own packages and do this again"
             )
         _install("ubuntu-drivers-common")
-        _run("ubuntu-drivers", "install", "--gpgpu", f"nvidia:{_DRIVER}-server")
-        _install(f"nvidia-utils-{_DRIVER}-server")
+        _run("ubuntu-drivers", "install", "--gpgpu", f"nvidia:{gpu.OLDEST_DRIVER}-server")
+        _install(f"nvidia-utils-{gpu.OLDEST_DRIVER}-server")
         _answers("modprobe", "nvidia")
     if not shutil.which("nvidia-ctk"):
         _add_nvidias_packages()
         _install("nvidia-container-toolkit")
-    asked = ["docker", "info", "--format", "{{json .Runtimes}}"]
-    if '"nvidia"' not in subprocess.run(asked, capture_output=True, text=True, check=True).stdout:
+    if '"nvidia"' not in programs.ask("docker", "info", "--format", "{{json .Runtimes}}", check=True).stdout:
         _run("nvidia-ctk", "runtime", "configure", "--runtime=docker")
         _run("systemctl", "restart", "docker")
-    return _driver() >= _DRIVER
+    return _has_driver()
 
 
-def _driver() -> int:
-    """The version of the NVIDIA driver that is loaded; 0 where none is."""
-    text = _DRIVER_LOADED.read_text() if _DRIVER_LOADED.exists() else ""
-    found = re.search(r"\b(\d{3})\.\d+", text)
-    return int(found[1]) if found else 0
+def _has_driver() -> bool:
+    return int(gpu.loaded_driver(_ROOT).partition(".")[0] or 0) >= gpu.OLDEST_DRIVER
 
 
 def _add_nvidias_packages() -> None:
     """Where the toolkit comes from, as NVIDIA's installation guide has it."""
     source = "https://nvidia.github.io/libnvidia-container"
-    key = _ETC / "apt/keyrings/nvidia-container-toolkit.asc"
+    key = _ROOT / "etc/apt/keyrings/nvidia-container-toolkit.asc"
     try:
         with urllib.request.urlopen(f"{source}/gpgkey", timeout=60) as answer:  # noqa: S310
             _write(key, answer.read().decode())
     except OSError as error:
         raise UserError(f"NVIDIA's packages cannot be reached: {error}") from error
     line = f"deb [signed-by={key}] {source}/stable/deb/$(ARCH) /\n"
-    _write(_ETC / "apt/sources.list.d/nvidia-container-toolkit.list", line)
+    _write(_ROOT / "etc/apt/sources.list.d/nvidia-container-toolkit.list", line)
 
 
 def _write_services(options: list[str], idle_min: int) -> None:
@@ -260,11 +241,9 @@ def _quoted(word: str) -> str:
 def _start() -> None:
     """Have the unit start the workspace, unless it runs: then its kernels live on."""
     verb = "start" if Workspace().running() else "restart"
-    done = subprocess.run(["systemctl", verb, _START], capture_output=True, text=True, check=False)
-    if done.returncode:
-        asked = ["journalctl", "--unit", _START, "--lines=20", "--output=cat", "--no-pager"]
-        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-        refusals = re.findall(r"(?m)^start: (.*)", said)
+    if programs.ask("systemctl", verb, _START).returncode:
+        log = ("journalctl", "--unit", _START, "--lines=20", "--output=cat", "--no-pager")
+        refusals = re.findall(r"(?m)^start: (.*)", programs.ask(*log).stdout)
         raise UserError(refusals[-1] if refusals else f"the workspace did not start: journalctl --unit {_START}")
 
 
@@ -282,7 +261,7 @@ def _apt(*words: str, before: str = "") -> str:
     while True:
         _answers("dpkg", "--configure", "-a")  # what a kill left half done
         command = ["apt-get", "--quiet", "--quiet", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = programs.ask(*command, env=environment)
         said = before + done.stdout + done.stderr
         if done.returncode == 0:
             return said
@@ -303,31 +282,15 @@ def _apt(*words: str, before: str = "") -> str:
     raise UserError(f"apt-get {words[0]} failed: {why}")
 
 
-def _engine_version() -> tuple[int, ...]:
-    asked = ["docker", "version", "--format", "{{.Server.Version}}"]
-    if not engine.is_installed():
-        return (0,)
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return tuple(map(int, re.findall(r"\d+", told.stdout)[:2])) or (0,)
-
-
-def _system() -> str:
-    """What the system calls itself: `debian`, `ubuntu` ..."""
-    release = _ETC / "os-release"
-    found = re.search(r'(?m)^ID="?([\w-]+)', release.read_text() if release.exists() else "")
-    return found[1] if found else "an unknown system"
-
-
 def _answers(*command: str) -> bool:
     """Whether the command is there and succeeds."""
-    return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True, check=False).returncode
+    return bool(shutil.which(command[0])) and programs.ask(*command).returncode == 0
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = programs.ask(*command)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it gave no reason").splitlines()[-1]
-        raise UserError(f"{' '.join(command)}: {said}")
+        raise UserError(f"{' '.join(command)}: {programs.last_words(done.stderr or done.stdout)}")
 
 
 def _write(file: Path, text: str) -> None:

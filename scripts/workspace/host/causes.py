@@ -194,10 +194,16 @@ _DEFAULTS = {
 """What a line says where no more is known."""
 
 
+def systems() -> list[str]:
+    """What this machine's system calls itself, such as `ubuntu`, and after it what it says it is like."""
+    text = _OS_RELEASE.read_text() if _OS_RELEASE.exists() else ""
+    found = dict(re.findall(r"(?m)^(ID|ID_LIKE)=\"?([^\"\n]*)", text))
+    return f"{found.get('ID', '')} {found.get('ID_LIKE', '')}".split()
+
+
 def _base_image() -> str:
     """How to make the base image from Debian's own packages, where this machine has them."""
-    family = re.findall(r"(?m)^ID(?:_LIKE)?=\"?([^\"\n]*)", _OS_RELEASE.read_text() if _OS_RELEASE.exists() else "")
-    if not {"debian", "ubuntu"} & set(" ".join(family).split()):
+    if not {"debian", "ubuntu"} & set(systems()):
         return ""
     install = "" if shutil.which("mmdebstrap") else "sudo apt install mmdebstrap debian-archive-keyring && "
     return f"make it from Debian's packages (`{install}{_MAKE_A_BASE_IMAGE}`), "

@@ -17,10 +17,11 @@ from workspace.host.causes import Cause
 
 MACHINE = Path("/")
 
-_OLDEST_DRIVER = 580  # of CUDA 13, which the wheels are built for
+OLDEST_DRIVER = 580  # of CUDA 13, which the wheels are built for
 _OLDEST_CARD = 7.5
 _OLDEST_TOOLKIT = (1, 17, 8)  # before, whoever made an image could leave its container: CVE-2025-23266
 _NVIDIA, _DISPLAYS = "0x10de", ("0x0300", "0x0302")
+_DRIVER = "proc/driver/nvidia/version"
 _TOOLKIT = ("nvidia-ctk", "nvidia-container-cli", "nvidia-container-runtime-hook")
 
 # Asked in a process of its own, whose Python has the packages.
@@ -44,18 +45,16 @@ def card(root: Path = MACHINE) -> Verdict:
     """Whether this machine has a card of NVIDIA's."""
     devices = (root / "sys/bus/pci/devices").glob("*")
     found = [each for each in devices if _is_gpu(each)]
-    if found or _handed_over(root) or (root / "proc/driver/nvidia/version").exists():
+    if found or _handed_over(root) or (root / _DRIVER).exists():
         return verdicts.well(f"NVIDIA cards on the bus: {len(found)}", cards=len(found))
     return verdicts.absent(Cause.GPU_NONE.kind, "this machine has no NVIDIA GPU; the workspace computes on the CPU")
 
 
 def driver(root: Path = MACHINE) -> Verdict:
     """Whether the card's driver is loaded, whole and new enough, and the card new enough for PyTorch."""
-    loaded = root / "proc/driver/nvidia/version"
-    if not loaded.exists() and not (root / "dev/dxg").exists():
+    if not (root / _DRIVER).exists() and not (root / "dev/dxg").exists():
         return Cause.GPU_DRIVER.broken(**_why_not_loaded(root))
-    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", loaded.read_text() if loaded.exists() else "")
-    version = found[0] if found else ""
+    version = loaded_driver(root)
     cards: list[list[str]] = []
     if shutil.which("nvidia-smi"):
         asked = _run("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
@@ -68,10 +67,16 @@ def driver(root: Path = MACHINE) -> Verdict:
         version = number
         if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _OLDEST_CARD:
             return Cause.GPU_OLD.broken(card=name, capability=capability)
-    if version and int(version.split(".")[0]) < _OLDEST_DRIVER:
+    if version and int(version.split(".")[0]) < OLDEST_DRIVER:
         return Cause.GPU_DRIVER_OLD.broken(have=f" {version}")
     told = "; ".join(f"{name}, {memory}" for name, _, _, memory in cards)
     return verdicts.well(f"{version}: {told}" if told else version, driver=version)
+
+
+def loaded_driver(root: Path = MACHINE) -> str:
+    """The version of the driver that is loaded, such as 580.95.05; empty where none is, or none that says it."""
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", (root / _DRIVER).read_text() if (root / _DRIVER).exists() else "")
+    return found[0] if found else ""
 
 
 def hand_over() -> Verdict:

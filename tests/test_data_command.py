@@ -16,7 +16,7 @@ from misbehaving_server import MisbehavingServer
 from test_cifar10 import Sample
 from workspace.base.cli import UserError
 from workspace.bench import cifar10_format
-from workspace.lab import dataset
+from workspace.host import data
 
 
 @pytest.fixture
@@ -52,23 +52,23 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 def test_import_makes_ready_what_status_then_finds(
     sample: Sample, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dataset.status(folder) == 1
+    assert data.look_after(folder, "status") == 1
     assert "Images:      not there" in capsys.readouterr().out
-    assert dataset.import_archive(folder, str(sample.path)) == 0
-    assert dataset.status(folder) == 0
+    assert data.look_after(folder, "import", str(sample.path)) == 0
+    assert data.look_after(folder, "status") == 0
     assert "Images:      ready" in capsys.readouterr().out
     assert len(cifar10.load(folder)[0]) == 50
 
 
 def test_fetch_repairs_what_verify_finds(sample: Sample, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR10_MIRRORS", sample.path.as_uri())
-    dataset.fetch(folder)
+    data.look_after(folder, "fetch")
     images = folder / "cifar10" / "train_images.npy"
     images.write_bytes(images.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"train_images.npy is damaged.*`data fetch`"):
-        dataset.verify(folder)
-    assert dataset.fetch(folder) == 0
-    assert dataset.verify(folder) == 0
+        data.look_after(folder, "verify")
+    assert data.look_after(folder, "fetch") == 0
+    assert data.look_after(folder, "verify") == 0
 
 
 def test_status_tells_how_much_of_a_broken_download_is_there(
@@ -77,14 +77,14 @@ def test_status_tells_how_much_of_a_broken_download_is_there(
     with MisbehavingServer(sample.content).running() as server:
         sample.failure(folder, server.url("cut-stubborn"))
     capsys.readouterr()
-    dataset.status(folder)
+    data.look_after(folder, "status")
     assert "`data fetch` goes on from there" in capsys.readouterr().out
 
 
 def test_clear_removes_the_images(sample: Sample, folder: Path) -> None:
-    dataset.import_archive(folder, str(sample.path))
-    assert dataset.clear(folder) == 0
-    assert dataset.status(folder) == 1
+    data.look_after(folder, "import", str(sample.path))
+    assert data.look_after(folder, "clear") == 0
+    assert data.look_after(folder, "status") == 1
 
 
 # --- The command itself ---
@@ -156,10 +156,10 @@ def test_wrong_file_through_a_pipe_leaves_nothing_behind(sample: Sample, folder:
     os.mkfifo(pipe)
     writer = subprocess.Popen(["sh", "-c", 'printf "\\037\\213 of another archive" > "$0"', pipe])
     with writer, pytest.raises(UserError, match=r"cut off at 0\.0 MB"):
-        dataset.import_archive(folder, str(pipe))
+        data.look_after(folder, "import", str(pipe))
     assert cifar10.holdings(folder).partial == 0
     with subprocess.Popen(["sh", "-c", 'cat "$1" > "$0"', pipe, sample.path]):
-        assert dataset.import_archive(folder, str(pipe)) == 0
+        assert data.look_after(folder, "import", str(pipe)) == 0
 
 
 def test_terminal_shows_speed_and_time_left(sample: Sample, folder: Path) -> None:

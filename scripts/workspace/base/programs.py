@@ -1,19 +1,29 @@
-"""Other programs: asked, followed while they work, and understood where they fail."""
+"""Other programs: asked, waited for, followed while they work, and understood where they fail."""
 
 import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from workspace.base import cli, places
 from workspace.base.terminal import StatusLine
+
+Value = TypeVar("Value")
 
 
 def ask(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
     """Run a program and return what it said, as text, and how it ended; `options` are those of subprocess.run."""
     return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
+
+
+def wait_until(condition: Callable[[], Value], timeout_s: float, *, every_s: float = 0.1) -> Value:
+    """Ask `condition` every `every_s` seconds until it is true, for `timeout_s` at most; what it said last."""
+    give_up = time.monotonic() + timeout_s
+    while not (said := condition()) and time.monotonic() <= give_up:
+        time.sleep(every_s)
+    return said
 
 
 def last_words(said: str) -> str:

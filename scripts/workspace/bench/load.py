@@ -23,8 +23,8 @@ from typing import Any
 
 from workspace.base import cli, places, programs
 from workspace.base.cli import UserError
+from workspace.base.programs import wait_until
 from workspace.base.terminal import StatusLine
-from workspace.base.waiting import wait_until
 from workspace.bench.measuring import Table, free_port
 
 _STARTS_WITHIN_S = 120

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.base.waiting import wait_until
+from workspace.base.programs import wait_until
 from workspace.bench.measuring import Clock, Table, free_port
 from workspace.host import compose, engine
 

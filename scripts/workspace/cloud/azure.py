@@ -17,8 +17,8 @@ from pathlib import Path
 from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
+from workspace.base.programs import wait_until
 from workspace.base.terminal import StatusLine, duration
-from workspace.base.waiting import wait_until
 from workspace.cloud import az as azure_cli
 from workspace.cloud import machine, plan
 from workspace.cloud.az import Az, RefusedError

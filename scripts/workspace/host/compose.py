@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from workspace.base import cli, network, places, programs, settings
 from workspace.base.cli import UserError
-from workspace.base.waiting import wait_until
-from workspace.host import causes, engine
+from workspace.base.programs import wait_until
+from workspace.host import address, causes, engine
 from workspace.lab import access
 
 SERVICE = "workspace"
@@ -85,8 +85,16 @@ class Workspace:
                 f"checkout: COMPOSE_PROJECT_NAME=another scripts/start --port {self.port() + 1}"
             )
 
-    def published(self) -> dict[str, Any]:
-        """Where the running workspace is reached, as `docker compose ps` describes it: PublishedPort, URL, Service."""
+    def where(self) -> tuple[str, int]:
+        """The host's address and port at which the running workspace is reached."""
+        published = self._published()
+        return published["URL"], published["PublishedPort"]
+
+    def runs_with_tls(self) -> bool:
+        """Whether what runs was started with TLS."""
+        return self._published()["Service"] == TLS
+
+    def _published(self) -> dict[str, Any]:
         found = [
             published | {"Service": container["Service"]}
             for container in self._ps()
@@ -168,8 +176,9 @@ class Workspace:
             raise
         self._wait_until_healthy()
 
-    def rotate_token(self) -> None:
+    def rotate_token(self) -> "Workspace":
         """Change the token of the running workspace and restart it. Raises UserError where that cannot be done."""
+        self.require_ours()
         container = self._ps(SERVICE)[0]
         mounts = json.loads(_inspect(container, "{{json .Mounts}}"))
         sources = {mount["Destination"]: mount["Source"] for mount in mounts}
@@ -182,20 +191,15 @@ class Workspace:
                 raise UserError(programs.last_words(rotated.stderr))
         self._do("restart", SERVICE)
         self._wait_until_healthy()
+        return self
 
-    def link(self, default_host: str) -> str:
+    def link(self, default_host: str | None = None) -> str:
         """The link, from the container's own `link`. Raises UserError if it cannot tell."""
-        told = self._ask("exec", "-T", SERVICE, "lab-link", "--default-host", default_host)
+        host = address.host_name(self.where()[0], default_host)
+        told = self._ask("exec", "-T", SERVICE, "lab-link", "--default-host", host)
         if told.returncode:
             raise UserError(f"the running container does not tell its link: {told.stderr.strip()}")
         return told.stdout.strip()
-
-    def reset_lesson(self) -> list[str]:
-        """Put the delivered lesson beside the user's; the names of the files written."""
-        done = self.module("workspace.lab.seed")
-        if done.returncode:
-            raise UserError(f"the lesson could not be put back: {programs.last_words(done.stderr)}")
-        return done.stdout.splitlines()
 
     def idle_s(self) -> float | None:
         """For how many seconds nothing has worked in the lab; None where none answers."""
@@ -231,8 +235,9 @@ class Workspace:
             raise UserError(programs.last_words(done.stderr))
         return done.stderr
 
-    def down(self) -> None:
+    def stop(self) -> None:
         """Stop and remove the container; volumes stay. A running cell is interrupted first."""
+        self.require_ours()
         self._do("down", "--remove-orphans")  # TLS's, where this does not know of it
 
     def kept(self) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from workspace.base import cli, places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Finding, State, Verdict
-from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, start, venv, visitor
+from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, venv, visitor
 from workspace.host.compose import Workspace
 from workspace.lab import access
 
@@ -141,7 +141,7 @@ class Host:
     def port(self) -> Verdict:
         """Whether the workspace has its port, or could have it."""
         if self.running:
-            bind, number = self._bind_and_port()
+            bind, number = self.running.where()
             return verdicts.well(f"{number} on {bind} is the workspace's", port=number)
         if self.has_engine:
             return machine.port(self.workspace)
@@ -151,12 +151,12 @@ class Host:
 
     def firewall(self) -> Verdict:
         """Whether the machine's own firewall does what its owner thinks."""
-        bind, number = self._bind_and_port()
+        bind, number = self.running.where()
         return machine.firewall(bind, number, in_docker=isinstance(self.running, Workspace))
 
     def public_name(self) -> Verdict:
         """Whether the name in the link can be looked up."""
-        name = address.host_name(self._bind_and_port()[0])
+        name = address.host_name(self.running.where()[0])
         if name == "localhost":
             return verdicts.well("the link is for this machine alone: for others, scripts/start --public-host NAME")
         try:
@@ -171,10 +171,9 @@ class Host:
         if not self.running:
             return iter([Finding("server", verdicts.unseen("not-running", "no workspace runs that answers"))])
         try:
-            link = start.link()
+            link, (bind, _) = self.running.link(), self.running.where()
         except UserError as error:
             return iter([Finding("server", verdicts.broken("no-link", str(error)))])
-        bind, _ = self._bind_and_port()
         return _of(link, "127.0.0.1" if bind == address.EVERYWHERE else bind)
 
     def in_container(self) -> Iterator[Finding]:
@@ -189,12 +188,6 @@ class Host:
             said = programs.last_words(asked.stderr)
             why = "its image is of an older release: scripts/stop and scripts/start" if "No module" in said else said
             yield Finding("inside", verdicts.unseen("no-doctor", why))
-
-    def _bind_and_port(self) -> tuple[str, int]:
-        if isinstance(self.running, native.Server):
-            return self.running.bind, self.running.port
-        published = self.workspace.published()
-        return published["URL"], published["PublishedPort"]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from workspace.base import network, places, programs
 from workspace.base.cli import UserError
-from workspace.base.waiting import wait_until
+from workspace.base.programs import wait_until
 from workspace.host import venv
 from workspace.lab import access, commands
 
@@ -42,7 +42,11 @@ class Server:
             return False
         return _alive(self.pid)
 
-    def link(self) -> str:
+    def where(self) -> tuple[str, int]:
+        """The address and the port that it listens on."""
+        return self.bind, self.port
+
+    def link(self, default_host: str | None = None) -> str:  # noqa: ARG002  (it was started with one)
         """The address to open in a browser. Raises UserError where nobody answers there."""
         if not self.answers():
             raise UserError(
@@ -50,6 +54,29 @@ class Server:
                 "stopped go on, scripts/stop ends it"
             )
         return access.link(self.public_host, self.port, access.token_in_use())
+
+    def module(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of this package where the packages are."""
+        return programs.ask(venv.PYTHON, "-m", name)
+
+    def rotate_token(self) -> "Server":
+        """Change the token, and the server in its place. Raises UserError where that cannot be done."""
+        access.rotate()
+        self.stop()
+        return start(self.bind, self.port, self.public_host)
+
+    def stop(self) -> None:
+        """End it and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
+        os.kill(self.pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGCONT)  # one that was stopped would not hear it
+        if not wait_until(lambda: not _alive(self.pid), _ENDS_WITHIN_S):
+            raise UserError(f"process {self.pid} does not end; `kill -9 {self.pid}` ends it at once")
+        _RECORD.unlink(missing_ok=True)
+        shutil.rmtree(places.runtime(), ignore_errors=True)
+
+    def kept(self) -> list[str]:
+        """What a stop leaves in place."""
+        return [f"notebooks and runs: {places.work()}", f"datasets: {places.data()}", f"the token: {places.state()}"]
 
 
 def running() -> Server | None:
@@ -127,29 +154,6 @@ def _environment() -> dict[str, str]:
         "WORKSPACE_DATA": str(places.data()),
         "WORKSPACE_STATE": str(places.state()),
     }
-
-
-def reset_lesson() -> list[str]:
-    """Put the delivered lesson beside the user's; the names of the files written."""
-    done = programs.ask(venv.PYTHON, "-m", "workspace.lab.seed")
-    if done.returncode:
-        raise UserError(f"the lesson could not be put back: {programs.last_words(done.stderr)}")
-    return done.stdout.splitlines()
-
-
-def stop(server: Server) -> None:
-    """End the server and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
-    os.kill(server.pid, signal.SIGTERM)
-    os.kill(server.pid, signal.SIGCONT)  # one that was stopped would not hear it
-    if not wait_until(lambda: not _alive(server.pid), _ENDS_WITHIN_S):
-        raise UserError(f"process {server.pid} does not end; `kill -9 {server.pid}` ends it at once")
-    _RECORD.unlink(missing_ok=True)
-    shutil.rmtree(places.runtime(), ignore_errors=True)
-
-
-def kept() -> list[str]:
-    """What a stop leaves in place."""
-    return [f"notebooks and runs: {places.work()}", f"datasets: {places.data()}", f"the token: {places.state()}"]
 
 
 def _alive(pid: int) -> bool:

@@ -5,12 +5,13 @@ import ipaddress
 import sys
 from dataclasses import dataclass, replace
 
-from workspace.base import cli, places, settings
+from workspace.base import cli, places, programs, settings
 from workspace.base.cli import UserError
 from workspace.base.files import locked
-from workspace.host import address, compose, engine, gpu, locate, machine, native
+from workspace.host import address, engine, gpu, locate, machine, native
 from workspace.host.address import EVERYWHERE
 from workspace.host.compose import Workspace
+from workspace.host.native import Server
 from workspace.lab import access
 
 _NOBODYS_TOP_LEVEL = {"example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
@@ -47,10 +48,14 @@ def start(options: Options, *, natively: bool = False, reset_lesson: bool = Fals
         if server := native.running():
             _require_same(options, port=server.port, gpu=options.gpu, bind=server.bind)
             cli.say("The workspace is running already, natively.")
-            return _finish_native(server, reset_lesson=reset_lesson)
-        if natively or not _is_engine_usable():
-            return _start_natively(options, reset_lesson=reset_lesson)
-        return _start_in_docker(options, reset_lesson=reset_lesson)
+            workspace = server
+        elif natively or not _is_engine_usable():
+            workspace = _start_natively(options)
+        else:
+            workspace = _start_in_docker(options)
+        if reset_lesson:
+            _put_lesson_back(workspace)
+        return workspace.link()
 
 
 def _is_engine_usable() -> bool:
@@ -67,7 +72,7 @@ def _is_engine_usable() -> bool:
     return True
 
 
-def _start_natively(options: Options, *, reset_lesson: bool) -> str:
+def _start_natively(options: Options) -> Server:
     if options.tls:
         raise UserError("TLS needs Docker, where Caddy does it; without: an SSH tunnel", cli.BAD_INPUT)
     bind = options.bind or settings.get("WORKSPACE_BIND") or EVERYWHERE
@@ -77,21 +82,15 @@ def _start_natively(options: Options, *, reset_lesson: bool) -> str:
     server = native.start(bind, port, address.host_name(bind, options.public_host))
     locate.remember(locate.NATIVE)
     _warn_if_public(bind, port)
-    return _finish_native(server, reset_lesson=reset_lesson)
+    return server
 
 
-def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
+def _start_in_docker(options: Options) -> Workspace:
     workspace = Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
     if workspace.running():
         workspace.require_ours()
-        published = workspace.published()
-        _require_same(
-            options,
-            port=published["PublishedPort"],
-            gpu=workspace.runs_on_gpu(),
-            bind=published["URL"],
-            tls=published["Service"] == compose.TLS,
-        )
+        bind, port = workspace.where()
+        _require_same(options, port=port, gpu=workspace.runs_on_gpu(), bind=bind, tls=workspace.runs_with_tls())
         cli.say("The workspace is running already.")
     else:
         machine.require(workspace)
@@ -102,9 +101,15 @@ def _start_in_docker(options: Options, *, reset_lesson: bool) -> str:
         if not options.tls:
             _warn_if_public(workspace.bind(), workspace.port())
     locate.remember(locate.DOCKER)
-    if reset_lesson:
-        _tell_put_back(workspace.reset_lesson())
-    return _link(workspace)
+    return workspace
+
+
+def _put_lesson_back(workspace: Server | Workspace) -> None:
+    done = workspace.module("workspace.lab.seed")
+    if done.returncode:
+        raise UserError(f"the lesson could not be put back: {programs.last_words(done.stderr)}")
+    names = ", ".join(done.stdout.splitlines())
+    cli.say(f"The delivered lesson, beside yours: {names}" if names else "Your lesson is as delivered.")
 
 
 def link(default_host: str | None = None) -> str:
@@ -121,43 +126,26 @@ def link(default_host: str | None = None) -> str:
         if places.PLAIN_CONTAINER:
             print(f"In place of {port} goes the port that -p published.", file=sys.stderr)
         return link_here
-    return _link(locate.running(), default_host)
+    return locate.running().link(default_host)
 
 
 def rotate_token() -> str:
     """Change the token of the running workspace and return its new link. Raises UserError where that cannot be done."""
     with _one_at_a_time():
-        workspace = locate.running()
-        if isinstance(workspace, native.Server):
-            access.rotate()
-            native.stop(workspace)
-            return native.start(workspace.bind, workspace.port, workspace.public_host).link()
-        workspace.require_ours()
-        workspace.rotate_token()
-        return _link(workspace)
+        return locate.running().rotate_token().link()
 
 
 def stop() -> list[str]:
     """Stop what runs and return what is kept, a line each. Raises UserError if none runs."""
     with _one_at_a_time():
         workspace = locate.running()
-        if isinstance(workspace, native.Server):
-            native.stop(workspace)
-            return native.kept()
-        workspace.require_ours()
-        workspace.down()
+        workspace.stop()
         return workspace.kept()
 
 
 def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
     """While another command starts or stops a workspace from here, wait."""
     return locked(places.NATIVE / "start.lock", "Another command starts or stops a workspace here; waiting for it ...")
-
-
-def _link(workspace: native.Server | Workspace, default_host: str | None = None) -> str:
-    if isinstance(workspace, native.Server):
-        return workspace.link()
-    return workspace.link(address.host_name(workspace.published()["URL"], default_host))
 
 
 def issuer(host: str) -> str:
@@ -216,13 +204,3 @@ def _warn_if_public(bind: str, port: int) -> None:
             f"Open on {bind}, over plain http: whoever can watch the network can read the token. Safer: --tls; or "
             f"--bind 127.0.0.1 here and, on your own machine, `ssh -L {port}:localhost:{port} THIS-MACHINE`."
         )
-
-
-def _finish_native(server: native.Server, *, reset_lesson: bool) -> str:
-    if reset_lesson:
-        _tell_put_back(native.reset_lesson())
-    return server.link()
-
-
-def _tell_put_back(names: list[str]) -> None:
-    cli.say(f"The delivered lesson, beside yours: {', '.join(names)}" if names else "Your lesson is as delivered.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.base.waiting import wait_until
+from workspace.base.programs import wait_until
 from workspace.runs import folders, sweep_record
 from workspace.runs.folders import TRASH
 from workspace.runs.sweep_record import SweepRecord

@@ -15,7 +15,7 @@ from distributed import Client, Future, LocalCluster
 
 from workspace.base import cli
 from workspace.base.cli import UserError
-from workspace.base.waiting import wait_until
+from workspace.base.programs import wait_until
 from workspace.runs import folders
 from workspace.runs.execution import Job
 from workspace.sweeps import worker

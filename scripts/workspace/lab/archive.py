@@ -130,14 +130,8 @@ class _Hashing:
 
 def verify(stream: BinaryIO) -> Contents:
     """Read an archive to its end and return what it holds. Raises UserError unless every byte is right."""
-    digests, listed = {}, None
     with _faults_told():
-        for member, content in _members(stream):
-            if member.name == _LIST:
-                listed = _list(content)
-            else:
-                digests[member.name] = _digest(content)
-    return _require_equal(digests, listed)
+        return _read(stream)
 
 
 def restore(stream: BinaryIO) -> tuple[int, Path | None]:
@@ -147,23 +141,41 @@ def restore(stream: BinaryIO) -> tuple[int, Path | None]:
     is killed, each file is the old or the new one, and doing it again completes it.
     Raises UserError where the archive is not right; then all is as it was.
     """
-    digests, listed = {}, None
     with _alone(), _faults_told():
         for left in places.work().glob(f"{_STAGING}*"):  # of one that was killed
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=_STAGING, dir=places.work(), ignore_cleanup_errors=True) as folder:
-            staging = Path(folder)
-            for member, content in _members(stream):
-                if member.name == _LIST:
-                    listed = _list(content)
-                    continue
-                file = staging / member.name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                digests[member.name] = _digest(content, file)
+            names = sorted(_read(stream, Path(folder)).files)
+            return len(names), _put_in_place(Path(folder), names)
+
+
+def _read(stream: BinaryIO, folder: Path | None = None) -> Contents:
+    """Read an archive to its end, putting its files into `folder`. Raises UserError unless every byte is right."""
+    digests, listed = {}, None
+    with tarfile.open(fileobj=stream, mode="r|gz") as tar:
+        for member in tar:
+            _require_harmless(member)
+            content = tar.extractfile(member)
+            if member.name == _LIST:
+                listed = _list(content.read())
+                continue
+            file = folder / member.name if folder else Path(os.devnull)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            with file.open("wb") as written:
+                while piece := content.read(_PIECE):
+                    digest.update(piece)
+                    written.write(piece)
+            digests[member.name] = digest.hexdigest()
+            if folder:
                 file.chmod(0o600 | member.mode & 0o777)
                 os.utime(file, (member.mtime, member.mtime))
-            count = len(_require_equal(digests, listed).files)
-            return count, _put_in_place(staging, sorted(digests))
+    if listed is None:
+        raise UserError("the backup is incomplete: its end is missing; nothing was changed")
+    names = digests.keys() | listed.files.keys()
+    if wrong := sorted(name for name in names if digests.get(name) != listed.files.get(name)):
+        raise UserError(f"the backup is damaged: {wrong[0]} is not what was saved; nothing was changed")
+    return listed
 
 
 @contextlib.contextmanager
@@ -225,15 +237,6 @@ def _put(new: Path, place: Path, aside: Path) -> None:
     new.replace(place)
 
 
-def _members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, Iterator[bytes]]]:
-    """The members of an archive and their contents, to be read in turn. Raises UserError where it is none of ours."""
-    with tarfile.open(fileobj=stream, mode="r|gz") as tar:
-        for member in tar:
-            _require_harmless(member)
-            file = tar.extractfile(member)
-            yield member, iter(lambda file=file: file.read(_PIECE), b"")
-
-
 @contextlib.contextmanager
 def _faults_told() -> Iterator[None]:
     """Raise UserError for what reading a damaged archive, or writing to a full disk, raises."""
@@ -245,9 +248,9 @@ def _faults_told() -> Iterator[None]:
         raise UserError(f"this is no backup of a workspace, or a damaged one: {error}; nothing was changed") from error
 
 
-def _list(content: Iterator[bytes]) -> Contents:
+def _list(content: bytes) -> Contents:
     try:
-        listed = json.loads(b"".join(content))
+        listed = json.loads(content)
         return Contents(dict(listed["files"]), dict(listed.get("left_out", {})))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError("the backup is damaged: its list of files cannot be read; nothing was changed") from error
@@ -258,25 +261,6 @@ def _require_harmless(member: tarfile.TarInfo) -> None:
     known = member.name in (_LIST, _SEEDED) or (parts[:1] == ("work",) and len(parts) > 1)
     if not known or ".." in parts or not member.isreg():
         raise UserError(f"this is no backup of a workspace: it has {member.name!r} in it; nothing was changed")
-
-
-def _digest(content: Iterator[bytes], file: Path | None = None) -> str:
-    """The SHA-256 of `content`, which is also written to `file`."""
-    digest = hashlib.sha256()
-    with file.open("wb") if file else open(os.devnull, "wb") as written:  # noqa: PTH123
-        for piece in content:
-            digest.update(piece)
-            written.write(piece)
-    return digest.hexdigest()
-
-
-def _require_equal(digests: dict[str, str], listed: Contents | None) -> Contents:
-    if listed is None:
-        raise UserError("the backup is incomplete: its end is missing; nothing was changed")
-    names = digests.keys() | listed.files.keys()
-    if wrong := sorted(name for name in names if digests.get(name) != listed.files.get(name)):
-        raise UserError(f"the backup is damaged: {wrong[0]} is not what was saved; nothing was changed")
-    return listed
 
 
 def main(options: argparse.Namespace) -> None:

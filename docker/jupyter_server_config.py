@@ -86,6 +86,7 @@ server.DiscreetFormatter.token = TOKEN
 c.Application.logging_config = {"formatters": {"console": {"class": "workspace.lab.server.DiscreetFormatter"}}}
 c.ServerApp.allow_remote_access = True
 c.ServerApp.allow_origin = ""
+c.ServerApp.terminals_enabled = settings.get("WORKSPACE_TERMINALS") != "0"
 c.ServerApp.allow_root = not places.IN_IMAGE  # natively root may be all a machine has
 
 # What they see.

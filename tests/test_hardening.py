@@ -212,6 +212,12 @@ def test_pages_may_not_be_framed_by_another_site_and_send_no_referer_to_it(lab: 
     assert "sandbox" in lab.get("/files/first_pytorch_classifier.ipynb", lab.token).headers["Content-Security-Policy"]
 
 
+def test_terminals_can_be_switched_off(native_server: NativeServer) -> None:
+    with native_server.running(WORKSPACE_TERMINALS="0") as lab:
+        assert lab.request("POST", "/api/terminals", lab.token).status_code == 404
+        assert lab.get("/api/contents", lab.token).status_code == 200
+
+
 # --- nothing in the user's folders runs in the server ---
 
 _POISONS = [

@@ -13,7 +13,6 @@ FILE = Path(__file__).resolve().parents[3] / ".env"
 _GONE = {
     "WORKSPACE_CADDY_IMAGE": "give the image its name: docker tag YOURS caddy:2.10-alpine",
     "WORKSPACE_HTTPS_PORT": "WORKSPACE_PORT is the port, with --tls, too",
-    "WORKSPACE_TERMINALS": "the lab has terminals, since its cells may do whatever those may",
 }
 """Settings of older releases, and what to do in their place."""
 

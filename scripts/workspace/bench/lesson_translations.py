@@ -32,8 +32,8 @@ def update(language: str) -> Catalog:
     file = words.CATALOGUES / f"{language}.po"
     with file.open("rb") as old:
         catalog = read_po(old, locale=language)
-    for entry in catalog:  # Babel writes the English before a change as "#| ...", and reads it as a comment
-        entry.user_comments = [line for line in entry.user_comments if not line.startswith("|")]
+    for entry in catalog:  # what Babel wrote there itself, the English before a change, it reads as comments
+        entry.user_comments.clear()
     catalog.update(template())
     catalog.obsolete.clear()
     return catalog

@@ -83,8 +83,15 @@ MUTANTS = [
     Mutant(
         "an edited lesson",
         "scripts/workspace/lab/seed.py",
-        "if there not in (None, digest, seeded.get(name)):",
-        "if False:",
+        "if there is not None and not {",
+        "if False and not {",
+        "tests/test_seed.py",
+    ),
+    Mutant(
+        "a lesson that was only opened",
+        "scripts/workspace/lab/seed.py",
+        'json.dumps(json.loads(content)["cells"], sort_keys=True).encode()',
+        "content",
         "tests/test_seed.py",
     ),
     Mutant(

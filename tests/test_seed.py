@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -35,12 +37,45 @@ def test_unedited_lesson_follows_a_new_release(folders: Path) -> None:
     assert (folders / "work/lesson.ipynb").read_text() == "second release"
 
 
+def _notebook(source: str, outputs: tuple[str, ...] = (), **metadata: str) -> str:
+    return json.dumps({"cells": [{"source": source, "outputs": outputs}], "metadata": metadata})
+
+
+def test_lesson_that_was_only_opened_follows_a_new_release_and_one_that_was_run_keeps_its_results(
+    folders: Path,
+) -> None:
+    delivered, mine = folders / "delivered/lesson.ipynb", folders / "work/lesson.ipynb"
+    delivered.write_text(_notebook("first"))
+    seed.seed()
+    mine.write_text(opened := _notebook("first", version="3.13"))  # as the lab saves it
+    assert seed.seed() == []
+    assert mine.read_text() == opened
+    assert seed.put_back() == []
+    delivered.write_text(_notebook("second"))
+    assert seed.seed() == []
+    assert mine.read_text() == _notebook("second")
+    mine.write_text(run := _notebook("second", outputs=("81 %",)))
+    delivered.write_text(_notebook("third"))
+    [line] = seed.seed()
+    assert line.startswith("lesson.ipynb was edited or run and is left as it is")
+    assert mine.read_text() == run
+
+
+def test_what_an_earlier_release_remembered_of_all_that_is_in_a_file_counts(folders: Path) -> None:
+    old = _notebook("of an earlier release")
+    (folders / "work/lesson.ipynb").write_text(old)
+    (folders / "state/seeded.json").write_text(json.dumps({"lesson.ipynb": hashlib.sha256(old.encode()).hexdigest()}))
+    (folders / "delivered/lesson.ipynb").write_text(_notebook("new"))
+    assert seed.seed() == []
+    assert (folders / "work/lesson.ipynb").read_text() == _notebook("new")
+
+
 def test_edited_lesson_survives_a_new_release_which_is_announced(folders: Path) -> None:
     seed.seed()
     (folders / "work/lesson.ipynb").write_text("my edit")
     (folders / "delivered/lesson.ipynb").write_text("second release")
     [line] = seed.seed()
-    assert "lesson.ipynb was edited" in line
+    assert "lesson.ipynb was edited or run" in line
     assert (folders / "work/lesson.ipynb").read_text() == "my edit"
 
 

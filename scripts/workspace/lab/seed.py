@@ -1,5 +1,6 @@
 """Put the delivered notebooks into the user's folder: what is missing is added, what was edited is never touched."""
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -11,8 +12,8 @@ from workspace.base.files import replacing
 def seed() -> list[str]:
     """Bring the work folder up to date with the delivered files and return a line for each that was left as it is.
 
-    A file is replaced only if it still is, byte for byte, what an earlier start put there; what that was is remembered
-    in the state folder. So a new release reaches everybody who did not edit the lesson, and nobody loses an edit.
+    A file is replaced only if it still holds what an earlier start put there; what that was is remembered in the state
+    folder. So a new release reaches everybody who did not edit or run the lesson, and nobody loses an edit or a result.
     """
     record = places.state() / "seeded.json"
     seeded: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
@@ -21,12 +22,12 @@ def seed() -> list[str]:
     for name, content in delivered.items():
         copy = places.work() / name
         digest = _digest(content)
-        there = _digest(copy.read_bytes()) if copy.exists() else None
-        if there not in (None, digest, seeded.get(name)):
+        there = copy.read_bytes() if copy.exists() else None
+        if there is not None and not {_digest(there), hashlib.sha256(there).hexdigest()} & {digest, seeded.get(name)}:
             if digest != seeded.get(name):
-                kept.append(f"{name} was edited and is left as it is; a newer one has come with this release")
+                kept.append(f"{name} was edited or run and is left as it is; a newer one has come with this release")
             continue
-        if there != digest:
+        if there is None or _digest(there) != digest:
             _write(content, copy)
         seeded[name] = digest
     if left := _left_over(seeded, delivered):
@@ -50,7 +51,7 @@ def put_back() -> list[Path]:
     written = []
     for name, content in _delivered().items():
         copy = pristine = places.work() / name
-        if copy.exists() and copy.read_bytes() == content:
+        if copy.exists() and _digest(copy.read_bytes()) == _digest(content):
             continue
         number = 0
         while copy.exists():
@@ -70,6 +71,12 @@ def _delivered() -> dict[str, bytes]:
 
 
 def _digest(content: bytes) -> str:
+    """Of a notebook's cells: the lab writes the kernel's version beside them as soon as it is opened.
+
+    Earlier releases remembered a digest of all that is in a file.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # no notebook
+        content = json.dumps(json.loads(content)["cells"], sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()
 
 

@@ -138,6 +138,8 @@ def test_accuracies_come_out_again_from_the_saved_weights(fallback: tuple[Path, 
     assert metrics["accuracy"] == pytest.approx(right_aside.mean(), abs=0.002)
     for label, name in enumerate(data.classes):
         assert metrics[f"test_accuracy_{name}"] == pytest.approx(right[data.test_labels == label].mean(), abs=0.002)
+        of_this_class = right_aside[data.train_labels[kept_aside] == label]
+        assert metrics[f"accuracy_{name}"] == pytest.approx(of_this_class.mean(), abs=0.02)
 
 
 def test_metrics_are_flat_and_complete(fallback: tuple[Path, NotebookNode]) -> None:

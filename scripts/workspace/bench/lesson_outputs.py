@@ -1,5 +1,6 @@
 """Make the lesson's committed outputs again: run it, and keep what its cells show in the notebook itself."""
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def make(folder: Path | None) -> None:
         raise cli.UserError(f"there is no folder {folder}", cli.BAD_INPUT)
     notebook = nbformat.read(DELIVERED / LESSON, as_version=4)
     with tempfile.TemporaryDirectory() as output:
+        os.environ["WORKSPACE_WORK"] = output  # nobody's runs are shown in what is delivered
         source = {"dataset": "folder", "data_folder": str(folder.absolute())} if folder else {"dataset": "cifar10"}
         try:
             run(notebook, source | {"output_folder": output})

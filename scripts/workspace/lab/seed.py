@@ -23,11 +23,12 @@ def seed() -> list[str]:
         copy = places.work() / name
         digest = _digest(content)
         there = copy.read_bytes() if copy.exists() else None
-        if there is not None and not {_digest(there), hashlib.sha256(there).hexdigest()} & {digest, seeded.get(name)}:
+        held = None if there is None else _digest(there)
+        if there is not None and not {held, hashlib.sha256(there).hexdigest()} & {digest, seeded.get(name)}:
             if digest != seeded.get(name):
                 kept.append(f"{name} was edited or run and is left as it is; a newer one has come with this release")
             continue
-        if there is None or _digest(there) != digest:
+        if held != digest:
             _write(content, copy)
         seeded[name] = digest
     if left := _left_over(seeded, delivered):

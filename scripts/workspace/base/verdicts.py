@@ -72,6 +72,10 @@ def unseen(kind: str, why: str) -> Verdict:
     return Verdict(State.UNSEEN, f"because {why}", kind)
 
 
+NOT_INSTALLED = unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+"""Of what only the Python that has the packages can tell."""
+
+
 @dataclass(frozen=True)
 class Check:
     """How to look at a layer, once those it stands on are well."""

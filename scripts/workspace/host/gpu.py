@@ -109,7 +109,7 @@ def _look_at(said: str, variables: dict[str, str]) -> Verdict:
 def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
     """Whether PyTorch computes on the GPU, in the Python of this lab."""
     if not python.exists():
-        return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+        return verdicts.NOT_INSTALLED
     if closed := lost(root / "dev/nvidiactl"):
         return verdicts.broken(Cause.GPU_LOST.kind if closed == LOST else "gpu-closed", closed)
     asked = _run(str(python), "-P", "-c", _ASK_PYTORCH, PYTHONPATH=str(places.REPOSITORY / "scripts"))

@@ -156,7 +156,7 @@ def proxy() -> Verdict:
 def images(python: Path) -> Verdict:
     """Whether CIFAR-10 is there, and else how fast it comes."""
     if not python.exists():
-        return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+        return verdicts.NOT_INSTALLED
     ready, addresses = _asked(python, _ASK_IMAGES, places.data())
     if ready:
         return verdicts.well("CIFAR-10 is there")
@@ -203,7 +203,7 @@ def metadata(address: tuple[str, int] = _METADATA) -> Verdict:
 def packages(python: Path) -> Verdict:
     """Whether what pip installed in the lab still fits its Python and its PyTorch."""
     if not python.exists():
-        return verdicts.unseen("no-environment", "the packages are not installed yet; scripts/start does that")
+        return verdicts.NOT_INSTALLED
     told = _asked(python, _ASK_PACKAGES)
     return verdicts.warning("packages-misfit", "; ".join(told)) if told else verdicts.well("what it installed fits")
 

@@ -262,7 +262,7 @@ MUTANTS = [
     Mutant("a kernel ahead of its orders", RUNS + "warm.py", '"environment": differing', '"environment": {}', AHEAD),
     Mutant("a kernel ahead in another folder", RUNS + "warm_kernel.py", "os.chdir(", "str(", AHEAD),
     Mutant("a kernel ahead that died", RUNS + "kernels.py", "if process is None:", "if False:", AHEAD),
-    Mutant("a kernel ahead for ever", RUNS + "warm.py", "self._timer.start()", "pass", AHEAD),
+    Mutant("a kernel ahead for ever", RUNS + "warm_kernel.py", "None if living else waits_s", "None", AHEAD),
     Mutant("a folder that is claimed", RUNS + "folders.py", "if not record.sweep:", "if False:", RUN + "two_runs_into"),
     Mutant("a cell with widgets", RUNS + "kernels.py", "self.socket.get(zmq.EVENTS)", "pass", RUN + "widgets"),
     Mutant("a cell at its limit", RUNS + "execution.py", "raise CellTimeoutError  #", "pass  #", RUN + "widgets"),

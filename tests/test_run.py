@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sysconfig
 import threading
@@ -622,19 +623,27 @@ def test_a_kernel_that_was_started_ahead_is_like_every_other(
 def test_a_kernel_started_ahead_that_died_or_waited_too_long_is_not_missed(
     good: Path, run_in_process: Callable[[Path, str], folders.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm, "_spares", [])
+    monkeypatch.setattr(warm, "_forker", None)
     warm.prepare("another kernel")
     with monkeypatch.context() as relative:
         relative.setenv("PYTHONPATH", "modules")
         warm.prepare("python3")
-    assert not warm._spares
-    warm.prepare("python3")
-    warm._spares[0]._process.kill()
-    warm._spares[0]._process.wait()
-    assert run_in_process(good, "out").status == folders.COMPLETED
-    monkeypatch.setattr(warm, "_WAITS_S", 0)
-    warm.prepare("python3")
-    wait_until(lambda: not warm._spares)
+    assert warm._forker is None
+    with monkeypatch.context() as hasty:
+        hasty.setattr(warm, "_WAITS_S", 0)
+        warm.prepare("python3")
+    wait_until(lambda: warm._forker.has_ended)
+    assert run_in_process(good, "one").status == folders.COMPLETED
+    warm._forker._process.kill()
+    assert run_in_process(good, "another").status == folders.COMPLETED
+
+
+def test_a_kernel_started_ahead_that_ends_at_once_is_seen_to_have_ended() -> None:
+    told, tells = socket.socketpair()
+    with tells:
+        tells.sendall(b"7\n256\n")  # its process id, and before anybody has read that, its status
+        ended = warm.Forked(told)
+        assert (ended.pid, ended.poll()) == (7, 1)
 
 
 def test_a_pipe_in_place_of_a_runs_own_notebook_holds_nothing_up(tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def run(
             options.others = others
         if enter:
             enter()
-        sys.exit(main(options))
+        code = main(options)
+        gc.freeze()  # see importing
+        sys.exit(code)
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -22,11 +22,11 @@ from typing import IO
 from workspace.base import places
 
 _WAITS_S = 60
-"""So long a process waits; where runs take longer, what a start takes is no matter."""
+"""So long the process waits for an order; where runs take longer, what a start takes is no matter."""
 _ANSWERS_WITHIN_S = 60
 """So long its imports may take, and a fork; then the kernel is started without it."""
 
-_spares: list["_Forker"] = []
+_forker: "_Forker | None" = None
 _lock = threading.Lock()
 
 
@@ -36,10 +36,9 @@ def environment() -> dict[str, str]:
 
 
 def prepare(kernel: str | None) -> None:
-    """Start a process that may fork the `kernel` of a run, if that is the workspace's own."""
-    with _lock:  # its time may be over before it is among them
-        if forker := _forker_of(kernel):
-            _spares.append(forker)
+    """Start the process that may fork the `kernel` of a run, if that is the workspace's own."""
+    with _lock:
+        _forker_of(kernel)
 
 
 def take(
@@ -47,125 +46,91 @@ def take(
 ) -> "Forked | None":
     """The `kernel` of `command`, as if it had been started so; None where it cannot be forked."""
     with _lock:
-        spare = _spares.pop(0) if _spares else None
-    forker = spare or _forker_of(kernel)
-    return forker and forker.fork(command, variables, folder, output)
+        forker = _forker_of(kernel)
+        return forker and forker.fork(command, variables, folder, output)
 
 
 def _forker_of(kernel: str | None) -> "_Forker | None":
+    """The process that forks such kernels, a new one where there is none any more."""
+    global _forker
     first = os.environ.get("JUPYTER_PATH", "").partition(os.pathsep)[0]  # where Jupyter looks for kernels
     # A relative path means another folder to a process that starts elsewhere.
     absolute = all(map(os.path.isabs, os.environ.get("PYTHONPATH", "/").split(os.pathsep)))
-    if kernel in ("python3", "python") and first == str(places.KERNELS) and absolute:
+    if kernel not in ("python3", "python") or first != str(places.KERNELS) or not absolute:
+        return None
+    if not _forker or _forker.has_ended:
         with contextlib.suppress(OSError):  # it is no more than a help
-            return _Forker()
-    return None
+            _forker = _Forker()
+    return _forker
 
 
 class _Forker:
-    """A process that forks kernels, one after the other."""
+    """A process that forks kernels. It ends when this one does, or when it has waited in vain."""
 
     def __init__(self) -> None:
         place = places.KERNELS / "kernels" / "python3"
         argv = json.loads((place / "kernel.json").read_text())["argv"]
         self._begins = [sys.executable, *(word.replace("{resource_dir}", str(place)) for word in argv[1:5])]
         self._environment = environment()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
-        self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(_ANSWERS_WITHIN_S)
-        self._told = self.socket.makefile("rb", buffering=0)  # `select` sees what has not been read
-        with theirs:
+        self._orders, theirs = socket.socketpair()
+        # Where it complains, its kernels would have.
+        with theirs, tempfile.TemporaryFile() as said:
             self._process = subprocess.Popen(
-                [*self._begins[:3], str(Path(__file__).with_name("warm_kernel.py"))],
+                [*self._begins[:3], str(Path(__file__).with_name("warm_kernel.py")), str(_WAITS_S)],
                 cwd="/",
                 env=self._environment,
                 stdin=theirs,
-                stdout=self._said,
-                stderr=self._said,
+                stdout=said,
+                stderr=said,
                 start_new_session=True,
             )
-        self._wait()
 
-    def _wait(self) -> None:
-        self._timer = threading.Timer(_WAITS_S, self._give_up)
-        self._timer.daemon = True
-        self._timer.start()
+        atexit.register(self._end)
 
-    def _give_up(self) -> None:
-        with _lock:
-            if self not in _spares:
-                return
-            _spares.remove(self)
-        self.end()
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it takes no more orders."""
+        return self._process.poll() is not None
 
     def fork(
         self, command: Sequence[str], variables: Mapping[str, str], folder: str, output: IO[str]
     ) -> "Forked | None":
         """Let it fork a kernel; None where that could not be this one, or the process has died or complained."""
-        self._timer.cancel()
         differing = {name: value for name, value in variables.items() if self._environment.get(name) != value}
-        is_this_one = list(command[:5]) == self._begins and variables.keys() >= self._environment.keys()
+        if list(command[:5]) != self._begins or not variables.keys() >= self._environment.keys():
+            return None
         order = {"arguments": command[5:], "folder": folder, "environment": differing}
-        with contextlib.suppress(OSError):  # it has just died, or does not answer
-            if is_this_one and self.read() == "ready" and not os.fstat(self._said.fileno()).st_size:
-                socket.send_fds(self.socket, [json.dumps(order).encode() + b"\n"], [output.fileno()])
-                if pid := self.read():
-                    return Forked(self, int(pid))
-        self.end()
+        told, tells = socket.socketpair()
+        with contextlib.suppress(OSError):  # it has just ended, or does not answer
+            with tells:
+                socket.send_fds(self._orders, [b" "], [output.fileno(), tells.fileno()])
+            self._orders.sendall(json.dumps(order).encode() + b"\n")
+            told.settimeout(_ANSWERS_WITHIN_S)
+            return Forked(told)
+        told.close()
         return None
-
-    def read(self) -> str:
-        """The next line that it says, without its end; empty where it has died."""
-        return self._told.readline().decode().rstrip()
-
-    def is_free_again(self) -> None:
-        """Its kernel has ended: the next run may have it."""
-        with _lock:
-            _spares.append(self)
-        self._wait()
-
-    def end(self) -> None:
-        """Let it go."""
-        self._timer.cancel()
-        with self.socket, self._told, self._said:
-            self._process.kill()
-            self._process.wait()
 
 
 class Forked:
-    """A kernel's process, to be used as a Popen by those who did not start it."""
+    """A kernel's process, to be used as a Popen by those who did not start it. Raises OSError where there is none."""
 
-    stdin = stdout = stderr = None
-
-    def __init__(self, forker: _Forker, pid: int) -> None:
-        self.pid, self.returncode = pid, None
-        self._forker, self._lock = forker, threading.Lock()
+    def __init__(self, told: socket.socket) -> None:
+        self._told = told.makefile("rb", buffering=0)  # `select` sees what has not been read
+        told.close()  # when the file is, too
+        if not (pid := self._told.readline()):
+            raise BrokenPipeError
+        self.pid, self.returncode = int(pid), None
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
         """Its exit code, as a Popen has it; None while it lives."""
         with self._lock:
-            if self.returncode is None and select.select([self._forker.socket], [], [], 0)[0]:
-                if status := self._forker.read():
-                    self.returncode = os.waitstatus_to_exitcode(int(status))
-                    self._forker.is_free_again()
-                else:  # the forker was killed, and its kernel ends with it
-                    self.returncode = -signal.SIGKILL
-                    self._forker.end()
+            if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+                status = self._told.readline()  # none where the forker was killed: its kernels end with it
+                self.returncode = os.waitstatus_to_exitcode(int(status)) if status else -signal.SIGKILL
+                self._told.close()
         return self.returncode
-
-    def wait(self) -> int:
-        """The same, once it has ended."""
-        while self.poll() is None:
-            select.select([self._forker.socket], [], [])
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        """Send it a signal, if it lives."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-
-@atexit.register
-def _end_all() -> None:
-    while _spares:
-        _spares.pop().end()

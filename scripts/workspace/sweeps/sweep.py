@@ -182,8 +182,7 @@ class Sweep:
             (begun or cli.say)(f"all {plan.total:,} runs are done\n{page}")
             ranked_so = before and (before.metric, before.mode) == (self._metric.name, self._metric.mode)
             return 0 if ranked_so and page.exists() else self.report(plan)
-        for _ in range(min(self._options.jobs or 1, plan.total - done)):
-            warm.prepare(self._notebook.kernel)
+        warm.prepare(self._notebook.kernel)
         with cli.importing():
             from workspace.sweeps.execution import Execution  # papermill, Dask: a sweep with nothing to do is quick
 

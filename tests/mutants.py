@@ -197,8 +197,8 @@ MUTANTS = [
     Mutant(
         "a sweep of two notebooks",
         "scripts/workspace/sweeps/execution.py",
-        "yield Job(self._notebook,",
-        "yield Job(Notebook.read(self._notebook.path),",
+        "return Job(self._notebook,",
+        "return Job(Notebook.read(self._notebook.path),",
         "tests/test_sweep.py -k edited",
     ),
     Mutant(

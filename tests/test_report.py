@@ -165,8 +165,7 @@ def test_an_accuracy_on_drawn_shapes_says_so_in_table_report_and_status_line(tmp
     assert f"best accuracy 0.2 {said}\n" in done.stdout
     assert [row["caveat"] for row in leaderboard(tmp_path / "out")] == [said] * 2
     assert (tmp_path / "out/report.html").read_text().count(said) == 3
-    progress = Progress(ACCURACY, ["x"], 3)
-    progress.begin(2, ranking.rows(tmp_path / "out", "accuracy"))
+    progress = Progress(ACCURACY, ["x"], 3, 2, ranking.rows(tmp_path / "out", "accuracy"))
     assert progress.line(1, stopping=False) == f"2 of 3 done · 1 running · best accuracy 0.2 {said} (x 2)"
 
 

@@ -3,25 +3,26 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from labs import REPOSITORY, command, free_port
+from distributed import Client, LocalCluster
+from labs import REPOSITORY, command, free_port, wait_until
 from small import METRICS, notebook
 from workspace.runs.execution import Job
 from workspace.runs.notebook import Notebook
 from workspace.sweeps import certificates, cluster, worker
+from workspace.sweeps.local import Slot
 
 
 def test_containers_of_one_machine_share_it_and_equal_addresses_of_two_machines_share_nothing() -> None:
     names = {"tls://172.18.0.2:1": "a/boot1/x", "tls://172.18.0.3:1": "b/boot1/x", "tls://172.18.0.3:2": "c/boot2/x"}
     assert worker.slots(names) == {
-        "tls://172.18.0.2:1": worker.Slot(0, on_machine=2, in_container=1),
-        "tls://172.18.0.3:1": worker.Slot(1, on_machine=2, in_container=1),
-        "tls://172.18.0.3:2": worker.Slot(0, on_machine=1, in_container=1),
+        "tls://172.18.0.2:1": Slot(0, on_machine=2, in_container=1),
+        "tls://172.18.0.3:1": Slot(1, on_machine=2, in_container=1),
+        "tls://172.18.0.3:2": Slot(0, on_machine=1, in_container=1),
     }
 
 
@@ -51,15 +52,13 @@ def test_the_fingerprint_covers_code_and_locks(changed: str, tmp_path: Path, mon
 
 def test_a_worker_that_does_not_see_the_folder_is_refused_by_name(tmp_path: Path) -> None:
     job = Job(Notebook.read(notebook(tmp_path / "small.ipynb", METRICS)), tmp_path / "elsewhere" / "run")
-    with cluster.local(1) as client, pytest.raises(worker.RefusedError, match=f"does not see {job.folder.parent}"):
-        cluster.work_off(
-            client,
-            iter([job]),
-            threading.Event(),
-            ahead=False,
-            ended=lambda *_: None,
-            waiting=lambda _: None,
-        )
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as here, Client(here) as client:
+        workers = cluster.Workers(client)
+        wait_until(workers.count)
+        made = workers.submit(job)
+        wait_until(made.done)
+        with pytest.raises(worker.RefusedError, match=f"does not see {job.folder.parent}"):
+            workers.outcome(made)
 
 
 @pytest.fixture(scope="module")

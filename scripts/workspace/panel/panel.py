@@ -313,9 +313,9 @@ class Panel(anywidget.AnyWidget):
 
 @functools.cache
 def _how_many() -> int:
-    from workspace.sweeps import worker  # it imports Dask: who makes no sweep does without
+    from workspace.sweeps import local  # it imports papermill: who makes no sweep does without
 
-    return worker.how_many()
+    return local.how_many()
 
 
 def _command(name: str, *words: object) -> str:

@@ -1,17 +1,15 @@
-"""Many runs at once, by dask.distributed: in this process, or on any Dask cluster that shares the work folder."""
+"""Many runs at once on the machines of a Dask cluster, which share the work folder."""
 
 import contextlib
-import itertools
 import logging
 import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import dask
 import distributed
-from distributed import Client, Future, LocalCluster
+from distributed import Client, Future
 
 from workspace.base import cli
 from workspace.base.cli import UserError
@@ -19,6 +17,7 @@ from workspace.base.programs import wait_until
 from workspace.runs import folders
 from workspace.runs.execution import Job
 from workspace.sweeps import worker
+from workspace.sweeps.local import Slot
 
 NO_WORKERS = 3
 """Exit code: there is nobody to do the work, or nobody any more."""
@@ -44,27 +43,8 @@ class LostError(UserError):
 
 
 @contextlib.contextmanager
-def local(jobs: int) -> Iterator[Client]:
-    """`jobs` workers that are threads of this process: the kernels are processes anyway."""
-    here = "127.0.0.1:0"  # Dask listens on every address unless it is told
-    with (
-        LocalCluster(
-            n_workers=jobs,
-            threads_per_worker=1,
-            processes=False,
-            memory_limit=0,
-            dashboard_address=here,
-            worker_dashboard_address=here,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-@contextlib.contextmanager
-def remote(scheduler: str) -> Iterator[Client]:
-    """The workers of the cluster at `scheduler`. Raises UserError where it has none."""
+def workers(scheduler: str) -> Iterator["Workers"]:
+    """Those of the cluster at `scheduler`. Raises UserError where it has none."""
     with connected(scheduler) as client:
         try:
             client.wait_for_workers(1, timeout=_ANSWERS_WITHIN_S)
@@ -74,7 +54,11 @@ def remote(scheduler: str) -> Iterator[Client]:
                 "docker compose up --scale worker=2 on this one; their logs say why where they do not stay",
                 NO_WORKERS,
             ) from error
-        yield client
+        mine = Workers(client)
+        try:
+            yield mine
+        finally:
+            mine.stop()
 
 
 def connected(scheduler: str, within_s: float = CONNECTS_WITHIN_S) -> Client:
@@ -95,87 +79,57 @@ def connected(scheduler: str, within_s: float = CONNECTS_WITHIN_S) -> Client:
         ) from error
 
 
-def work_off(
-    client: Client,
-    jobs: Iterator[Job],
-    cancel: threading.Event,
-    *,
-    ahead: bool,
-    ended: Callable[[Job, str], Job | None],
-    waiting: Callable[[int], None],
-) -> None:
-    """Run all `jobs`, each once; `ended` is told how each ended and may name a job to make in its place.
+class Workers:
+    """The workers at `client`'s scheduler, which make the runs of one sweep."""
 
-    `ahead` keeps work in store at the workers; without it, the next job is asked for only when one can start.
-    `waiting` is called with the number of jobs under way, some times a second. Raises LostError.
-    """
-    name = f"sweep-{os.urandom(8).hex()}"
-    worker.cancels[name] = cancel
-    everywhere = distributed.Event(name, client=client)
-    outcomes: dict[str, str] = {}  # by the futures' keys
-    client.subscribe_topic(name, lambda event: outcomes.update([event[1]]))
-    told = False
-    under_way: dict[Future, Job] = {}
-    again: list[Job] = []
-    alone_since: float | None = None
-    try:
-        while True:
-            _require_running(client)
-            slots = _slots(client)
-            alone_since = None if slots else alone_since or time.monotonic()
-            if alone_since and time.monotonic() - alone_since > _ANSWERS_WITHIN_S:
-                raise LostError("all workers have gone")
-            room = len(slots) * (2 if ahead else 1) - len(under_way)
-            if not cancel.is_set():
-                for job in itertools.islice(itertools.chain(_popped(again), jobs), max(0, room)):
-                    under_way[client.submit(worker.make_run, job, slots, name, worker.fingerprint(), pure=False)] = job
-            elif not told:
-                told = True
-                with contextlib.suppress(Exception):
-                    everywhere.set()
-            for future in [future for future in under_way if future.done()]:
-                job = under_way.pop(future)
-                if following := ended(job, _outcome(future, outcomes)):
-                    again.append(following)
-            if not under_way and (cancel.is_set() or (not again and room > 0)):
-                return
-            waiting(min(len(under_way), len(slots)))
-            cancel.wait(0.05) if not told else time.sleep(0.05)
-    finally:
-        del worker.cancels[name]
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._sweep = f"sweep-{os.urandom(8).hex()}"
+        self._stop = distributed.Event(self._sweep, client=client)
+        self._slots: dict[str, Slot] = {}
+        self._seen = time.monotonic()  # when there was any
+        self._told: dict[str, str] = {}  # how runs ended, by the futures' keys
+        client.subscribe_topic(self._sweep, lambda event: self._told.update([event[1]]))
+
+    def count(self) -> int:
+        """How many runs they make at once. Raises LostError where there is nobody any more."""
+        wait_until(lambda: self._client.status in ("running", "closed"), 3)
+        if self._client.status != "running":
+            raise LostError("the scheduler does not answer any more")
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        self._slots = worker.slots({address: str(told["name"]) for address, told in known.items()})
+        if self._slots:
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > _ANSWERS_WITHIN_S:
+            raise LostError("all workers have gone")
+        return len(self._slots)
+
+    def submit(self, job: Job) -> Future:
+        """Let the next worker that is free make the run of `job`."""
+        return self._client.submit(worker.make_run, job, self._slots, self._sweep, worker.fingerprint(), pure=False)
+
+    def outcome(self, future: Future) -> str:
+        """How the run of `future`, which is done, ended; that it could not be made is an outcome, too.
+
+        Raises RefusedError.
+        """
+        if future.status == "finished":
+            return self._told.pop(future.key, folders.LOST)
+        if future.status == "error":
+            error = future.exception()
+            if isinstance(error, worker.RefusedError):
+                raise error
+            if isinstance(error, ImportError | AttributeError):  # there is no such function there
+                raise worker.RefusedError(
+                    f"a worker cannot run the workspace's code: {error}: use one image everywhere"
+                )
+            return f"{folders.LOST}: {type(error).__name__}: {error}"
+        return folders.LOST
+
+    def stop(self) -> None:
+        """Let them end the runs of this sweep."""
         with contextlib.suppress(Exception):  # whatever Dask raises when its scheduler is gone
-            everywhere.set()
-            client.unsubscribe_topic(name)
-
-
-def _outcome(future: Future, told: dict[str, str]) -> str:
-    """How the run of `future` ended; that the worker could not make it is an outcome, too. Raises RefusedError."""
-    if future.status == "finished":
-        return told.pop(future.key, folders.LOST)
-    if future.status == "error":
-        error = future.exception()
-        if isinstance(error, worker.RefusedError):
-            raise error
-        if isinstance(error, ImportError | AttributeError):  # there is no such function there
-            raise worker.RefusedError(f"a worker cannot run the workspace's code: {error}: use one image everywhere")
-        return f"{folders.LOST}: {type(error).__name__}: {error}"
-    return folders.LOST
-
-
-def _popped(jobs: list[Job]) -> Iterator[Job]:
-    while jobs:
-        yield jobs.pop()
-
-
-def _require_running(client: Client) -> None:
-    wait_until(lambda: client.status in ("running", "closed"), 3)
-    if client.status != "running":
-        raise LostError("the scheduler does not answer any more")
-
-
-def _slots(client: Client) -> dict[str, worker.Slot]:
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    return worker.slots({address: str(told["name"]) for address, told in workers.items()})
+            self._stop.set()
 
 
 def _certificate_refused(error: BaseException | None) -> bool:

@@ -1,13 +1,14 @@
 """Making the runs of a sweep: on workers of this process or of a cluster, each as often as it takes."""
 
+import contextlib
 import shutil
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workspace.base import cli, places
 from workspace.base.terminal import StatusLine, duration
@@ -15,29 +16,31 @@ from workspace.runs import background, folders
 from workspace.runs.execution import Job
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import TimeLeft
-from workspace.sweeps import cluster, ranking, report, worker
+from workspace.sweeps import local, ranking, report
 from workspace.sweeps.plans import Options, Plan
-from workspace.sweeps.ranking import Entry, Metric, Row
+from workspace.sweeps.ranking import Metric, Row
+
+if TYPE_CHECKING:
+    from workspace.sweeps import cluster
+
+    Workers = local.Workers | cluster.Workers
 
 _PREPARES_REPORT_AFTER_S = 1
 """Later than the first kernels start, which should not have to share the CPUs with it."""
+_LOOKS_EVERY_S = 0.05
 
 
 class Progress:
-    """How many of the planned runs are done and failed, and which is the best by `metric`; `varied`: parameters."""
+    """How many of the planned runs are done and failed, and which is the best by `metric`.
 
-    def __init__(self, metric: Metric, varied: list[str], planned: int) -> None:
-        self.planned = planned
-        self._metric, self._varied = metric, varied
-        self._done = self._failed = 0
-        self._rows: list[Row] = []
-        self._best: Entry | None = None
+    Before this, `done` of them were; `rows` are the runs that there were, `varied` names what tells them apart.
+    """
+
+    def __init__(self, metric: Metric, varied: list[str], planned: int, done: int, rows: list[Row]) -> None:
+        self._metric, self._varied, self._planned = metric, varied, planned
+        self._done, self._failed = done, 0
+        self._rows = rows
         self._time_left = TimeLeft()
-
-    def begin(self, done: int, rows: Iterable[Row] = ()) -> None:
-        """So many were done before; these are theirs, as far as they are read."""
-        self._done = done
-        self._rows = list(rows)
         self._rank()
 
     def ended(self, row: Row | None, *, completed: bool) -> None:
@@ -59,14 +62,14 @@ class Progress:
             values = ", ".join(f"{name} {self._best.parameters[name]}" for name in shown)
             told = " ".join(filter(None, [str(self._best), self._best.caveat]))
             words.append(f"best {self._metric.name} {told}{f' ({values})' if values else ''}")
-        left = self.planned - self._done - self._failed
+        left = self._planned - self._done - self._failed
         if not stopping and (told := self._time_left.told(left, running)):
             words.append(told)
         return " · ".join(words)
 
     def __str__(self) -> str:
         """As in `3 of 8 done, 1 failed`."""
-        return f"{self._done:,} of {self.planned:,} done" + (f", {self._failed:,} failed" if self._failed else "")
+        return f"{self._done:,} of {self._planned:,} done" + (f", {self._failed:,} failed" if self._failed else "")
 
     def _rank(self) -> None:
         ordered = ranking.entries(self._rows, self._metric)
@@ -77,17 +80,12 @@ class Execution:
     """Makes runs of `notebook` in `folder`, tells the `plan` and its `progress` how each ended."""
 
     def __init__(
-        self,
-        notebook: Notebook,
-        folder: Path,
-        plan: Plan,
-        metric: Metric,
-        options: Options,
+        self, notebook: Notebook, folder: Path, plan: Plan, metric: Metric, options: Options, progress: Progress
     ) -> None:
         self.lost: dict[str, str] = {}  # why there is nothing of some runs, by their names
         self._notebook, self._folder, self._plan, self._metric = notebook, folder, plan, metric
-        self.progress = Progress(metric, plan.varied, plan.total)
-        self._options = options
+        self._options, self._progress = options, progress
+        self._again: list[Job] = []  # to be tried again
         self._tries: Counter[Path] = Counter()
         self._cancel = threading.Event()
 
@@ -98,60 +96,73 @@ class Execution:
 
     def work_off(self, missing: Iterator[tuple[str, dict[str, Any]]], begun: Callable[[str], None] | None) -> None:
         """Make the `missing` runs, until Ctrl-C; `begun` is told once how to follow that. Raises UserError."""
-        options, started = self._options, time.monotonic()
+        started = time.monotonic()
         background.cancelled_by(self._cancel, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        workers = (
-            cluster.remote(options.scheduler)
-            if options.scheduler
-            else cluster.local(1 if self._notebook.takes_whole_machine else options.jobs or worker.how_many())
-        )
-
-        ahead = threading.Timer(_PREPARES_REPORT_AFTER_S, report.prepare)
-        ahead.daemon = True
-
-        def waiting(running: int) -> None:
-            nonlocal begun
+        preparing = threading.Timer(_PREPARES_REPORT_AFTER_S, report.prepare)
+        preparing.daemon = True
+        with self._workers() as workers, StatusLine() as line:
+            preparing.start()
             if begun:
                 follow = places.command("runs")
                 begun(f"under way in {self._folder}: {follow} list, {follow} stop {self._folder.name}")
-                begun = None
-            line.show(self.progress.line(running, stopping=self.cancelled))
-
-        with workers as client, StatusLine() as line:
-            ahead.start()
-            cluster.work_off(
-                client,
-                self._jobs(missing),
-                self._cancel,
-                ahead=self._plan.known_ahead,
-                ended=self._ended,
-                waiting=waiting,
-            )
-        ahead.cancel()
+            for running in self._work_off(workers, missing):
+                line.show(self._progress.line(running, stopping=self.cancelled))
+        preparing.cancel()
         for remains in (folders.Run(state.parent) for state in self._folder.glob(f".*/{folders.STATE}")):
             if remains.status == folders.LOST and folders.is_completed(self._folder / remains.name):
                 shutil.rmtree(remains.folder, ignore_errors=True)  # given up with its worker, and made by another
-        cli.say(f"{self.progress}, in {duration(time.monotonic() - started)}")
+        cli.say(f"{self._progress}, in {duration(time.monotonic() - started)}")
 
-    def _jobs(self, missing: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Job]:
+    def _workers(self) -> contextlib.AbstractContextManager["Workers"]:
+        if self._options.scheduler:
+            with cli.importing():
+                from workspace.sweeps import cluster  # Dask, which a sweep of this machine does without
+
+            return cluster.workers(self._options.scheduler)
+        alone = self._notebook.takes_whole_machine
+        return local.Workers(1 if alone else self._options.jobs or local.how_many(), self._cancel)
+
+    def _work_off(self, workers: "Workers", missing: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[int]:
+        """Let the `workers` make each run; how many are at work, some times a second."""
+        under_way: dict[Any, Job] = {}  # by their futures
+        while True:
+            for future in [future for future in under_way if future.done()]:
+                self._ended(under_way.pop(future), workers.outcome(future))
+            count = workers.count()
+            # Work is kept in store at the workers, unless each run is chosen by how others ended.
+            room = 2 * count if self._plan.known_ahead else count
+            while not self.cancelled and len(under_way) < room and (job := self._next_job(missing)):
+                under_way[workers.submit(job)] = job
+            if not under_way and (self.cancelled or room):
+                return
+            if self.cancelled:
+                workers.stop()
+            yield min(len(under_way), count)
+            time.sleep(_LOOKS_EVERY_S)
+
+    def _next_job(self, missing: Iterator[tuple[str, dict[str, Any]]]) -> Job | None:
+        """The next run to make, those to be tried again first; None where none is left for now."""
+        if self._again:
+            return self._again.pop()
         for name, values in missing:
             folder = self._folder / name
             folders.put_aside(folder)
-            yield Job(self._notebook, folder, values, timeout_s=self._options.timeout, sweep=self._folder.name)
+            return Job(self._notebook, folder, values, timeout_s=self._options.timeout, sweep=self._folder.name)
+        return None
 
-    def _ended(self, job: Job, outcome: str) -> Job | None:
-        """Take note of how `job` ended; the job to make in its place, if it is to be tried again."""
+    def _ended(self, job: Job, outcome: str) -> None:
+        """Take note of how `job` ended, which may be tried again."""
         self._tries[job.folder] += 1
         completed = outcome == folders.COMPLETED
         if not completed and not self.cancelled and self._tries[job.folder] <= self._options.retries:
             folders.put_aside(job.folder)
-            return job
+            self._again.append(job)
+            return
         row = None
         if job.folder.exists():
             row = ranking.row(folders.Run(job.folder), self._metric.name)
         else:
             self.lost[job.folder.name] = outcome
         if completed or row or not self.cancelled:
-            self.progress.ended(row, completed=completed)
+            self._progress.ended(row, completed=completed)
         self._plan.tell(job.parameters, row.value if row else None)
-        return None

@@ -184,10 +184,11 @@ class Sweep:
             return 0 if ranked_so and page.exists() else self.report(plan)
         warm.prepare(self._notebook.kernel)
         with cli.importing():
-            from workspace.sweeps.execution import Execution  # papermill, Dask: a sweep with nothing to do is quick
+            from workspace.sweeps.execution import Execution, Progress  # papermill: a sweep with nothing to do is quick
 
-        execution = Execution(self._notebook, self.folder, plan, self._metric, self._options)
-        execution.progress.begin(done, [row for row in there if row.status == folders.COMPLETED])
+        completed = [row for row in there if row.status == folders.COMPLETED]
+        progress = Progress(self._metric, plan.varied, plan.total, done, completed)
+        execution = Execution(self._notebook, self.folder, plan, self._metric, self._options, progress)
         execution.work_off(itertools.chain([first], missing), begun)
         self._tell_if_source_moved_on()
         if not execution.cancelled:

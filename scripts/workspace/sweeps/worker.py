@@ -1,4 +1,4 @@
-"""What a worker of a sweep does: make one run after the other, each with its share of the machine.
+"""What a worker of a cluster does: make one run of a sweep after the other.
 
 A worker opens one connection, to the scheduler, and nobody needs to reach the worker: how a run ended is told as an
 event, which travels on that connection. So workers may be behind firewalls, and on networks of their own.
@@ -7,30 +7,23 @@ event, which travels on that connection. So workers may be behind firewalls, and
 import hashlib
 import os
 import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import distributed
-from lesson import machine
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.runs import execution, folders
+from workspace.runs import execution
 from workspace.runs.execution import Job
+from workspace.sweeps import local
+from workspace.sweeps.local import Slot
 
-cancels: dict[str, threading.Event] = {}
-"""How this process stops the sweeps that it began, by name; other processes ask the scheduler."""
-
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What PyTorch reads, and Dask sets to 1 where it starts several workers."""
+_NAME = re.compile(r"(?P<host>[^/]+)/(?P<machine>[^/]+)/[^/]+")
 
 
 class RefusedError(UserError):
@@ -38,14 +31,6 @@ class RefusedError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, cli.BAD_INPUT)
-
-
-class Slot(NamedTuple):
-    """Where a worker stands among those of its machine."""
-
-    index: int
-    on_machine: int
-    in_container: int
 
 
 def make_run(job: Job, slots: Mapping[str, Slot], sweep: str, wanted: Mapping[str, str]) -> None:
@@ -64,23 +49,10 @@ def make_run(job: Job, slots: Mapping[str, Slot], sweep: str, wanted: Mapping[st
         raise RefusedError(
             f"{job.notebook.name} takes the whole machine, and worker {name} shares it: one worker a machine, please"
         )
-    status = _make_run(job, slot, cancels.get(sweep) or _RemoteCancel(sweep))
-    worker.log_event(sweep, (worker.get_current_task(), status))
+    worker.log_event(sweep, (worker.get_current_task(), local.make_run(job, slot, _Cancel(sweep))))
 
 
-def _make_run(job: Job, slot: Slot, cancel: threading.Event) -> str:
-    if job.folder.exists():
-        return folders.Run(job.folder).status
-    threads = max(1, min((os.cpu_count() or 1) // slot.on_machine, cpus() // slot.in_container))
-    environment = dict.fromkeys(_THREADS, str(threads)) | job.environment
-    if gpus() and not job.notebook.takes_whole_machine:
-        environment["CUDA_VISIBLE_DEVICES"] = gpus()[slot.index % len(gpus())]
-    if cancel.is_set():
-        return folders.LOST
-    return execution.execute(replace(job, environment=environment), cancel).status
-
-
-class _RemoteCancel(threading.Event):
+class _Cancel(threading.Event):
     """Set when the sweep's command, in another process, says so, or cannot be heard any more."""
 
     def __init__(self, sweep: str) -> None:
@@ -117,9 +89,6 @@ def difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str | Non
     return None
 
 
-_NAME = re.compile(r"(?P<host>[^/]+)/(?P<machine>[^/]+)/[^/]+")
-
-
 def new_name() -> str:
     """A name for a worker of this machine, by which `slots` knows what else is on it: HOST/MACHINE/CHANCE.
 
@@ -145,25 +114,3 @@ def slots(workers: Mapping[str, str]) -> dict[str, Slot]:
         inside = list(places_of.values()).count(place)
         found[address] = Slot(neighbours.index(address), len(neighbours), inside)
     return found
-
-
-@cache
-def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name.strip()]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
-
-
-def cpus() -> int:
-    """The CPUs that this process may use."""
-    return machine.threads(os.cpu_count() or 1)
-
-
-def how_many() -> int:
-    """How many runs this machine makes at once unless it is told: one a GPU, else one for each two CPUs."""
-    return len(gpus()) or max(1, cpus() // 2)

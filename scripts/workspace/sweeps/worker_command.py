@@ -64,7 +64,7 @@ def _work(file: Path, count: int, scheduler: str | None, *, check: bool) -> int:
     """Become Dask's worker, if this machine fits the cluster."""
     address = _use(file)
     address = scheduler or address
-    from workspace.sweeps import cluster, worker
+    from workspace.sweeps import cluster, local, worker
 
     preflight.require_writable(places.work())
     with cluster.connected(address, cluster.CONNECTS_WITHIN_S if check else _ALONE_S) as client:
@@ -72,7 +72,7 @@ def _work(file: Path, count: int, scheduler: str | None, *, check: bool) -> int:
     if check:
         cli.say(f"this machine fits the cluster of {address}")
     else:
-        _become_worker(address, count or worker.how_many(), worker.new_name())
+        _become_worker(address, count or local.how_many(), worker.new_name())
     return 0
 
 

@@ -24,6 +24,7 @@ from workspace.base.verdicts import Check, State, Verdict
 from workspace.host import doctor, engine, inside, locate, machine, native
 from workspace.host.compose import Workspace
 
+DOCKER = shutil.which("docker")
 STOPPED = "Cannot connect to the Docker daemon at unix:///nowhere.sock. Is the docker daemon running?"
 
 
@@ -215,22 +216,70 @@ def test_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told("192.0.2.7", "nowhere.invalid") == "public-name"
 
 
-@pytest.mark.parametrize(("state", "kind"), [("exited", "ended"), (None, "not-running")])
-def test_workspace_that_does_not_stay_up_is_told_by_what_it_said_last(
-    settings: pytest.MonkeyPatch, tmp_path: Path, state: str | None, kind: str
-) -> None:
-    container = {"Service": "workspace", "State": state, "ID": "1", "Labels": "", "Publishers": []}
+def engine_that_has(folder: Path, *containers: dict[str, Any]) -> str:
+    """A PATH on which `docker` is that of an engine with these containers of the workspace's project."""
+    (folder / "described").write_text(json.dumps(containers))
     script = f"""case " $* " in
-    *" config "*) exec {shutil.which("docker")} "$@" ;;
-    *" compose "*" ps "*) printf %s '{json.dumps(container) if state else ""}' ;;
+    *" config "*) exec {DOCKER} "$@" ;;
+    *" ps "*) echo {" ".join("1" for _ in containers)} ;;
+    *" inspect "*) cat {folder}/described ;;
     *" logs "*) echo 'workspace: refusing to start: no token was settled' ;;
     *" version "*) echo 26.1.5 ;;
     esac"""
+    return fake_docker(folder, script)["PATH"]
+
+
+def container(service: str, status: str, ports: tuple[int, ...] = (), **environment: str) -> dict[str, Any]:
+    """A container as `docker inspect` describes it."""
+    labels = {
+        f"com.docker.compose.{name}": value for name, value in {"service": service, "project.working_dir": "/x"}.items()
+    }
+    return {
+        "Name": f"/x-{service}-1",
+        "State": {"Status": status},
+        "RestartCount": 0,
+        "Config": {"Labels": labels, "Env": [f"{name}={value}" for name, value in environment.items()]},
+        "HostConfig": {
+            "PortBindings": {f"{port}/tcp": [{"HostIp": "192.0.2.7", "HostPort": str(port)}] for port in ports},
+            "DeviceRequests": None,
+        },
+        "Mounts": [{"Destination": "/run/workspace-secrets", "Source": "/dev/null"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("containers", "kind"),
+    [
+        ([container("workspace", "exited")], "ended"),
+        ([container("tls", "restarting"), container("workspace", "created")], "ended"),
+        ([container("certificates", "exited")], "not-running"),  # of a cluster: when they are made it ends
+        ([], "not-running"),
+    ],
+)
+def test_workspace_that_does_not_stay_up_is_told_by_what_it_said_last(
+    settings: pytest.MonkeyPatch, tmp_path: Path, containers: list[dict[str, Any]], kind: str
+) -> None:
     settings.setattr(native, "running", lambda: None)
-    settings.setenv("PATH", fake_docker(tmp_path, script)["PATH"])
+    settings.setenv("PATH", engine_that_has(tmp_path, *containers))
     verdict = doctor.Host(has_engine=True).find()
     assert verdict.kind == kind
-    assert ("no token was settled" in verdict.text) == bool(state)
+    assert ("no token was settled" in verdict.text) == (kind == "ended")
+
+
+def test_workspace_that_runs_is_found_at_the_port_it_was_started_with(
+    settings: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lab = container("workspace", "running", WORKSPACE_PORT="443", WORKSPACE_TLS="1")
+    caddy = container("tls", "running", ports=(8080, 443))  # WORKSPACE_HTTP_PORT, where 80 is taken
+    settings.setenv("PATH", engine_that_has(tmp_path, caddy, lab))
+    running = Workspace().running()
+    assert running
+    assert (running.bind, running.port, running.tls, running.gpu) == ("192.0.2.7", 443, True, False)
+    plain = container("workspace", "running", ports=(8888,), WORKSPACE_PORT="8801")
+    settings.setenv("PATH", engine_that_has(tmp_path, container("tls", "exited", ports=(80, 443)), plain))
+    running = Workspace().running()
+    assert running
+    assert (running.bind, running.port, running.tls) == ("192.0.2.7", 8801, False)
 
 
 def test_limits(settings: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,69 @@ class PausedError(UserError):
 
 
 @dataclass(frozen=True)
+class Running:
+    """A workspace that runs: how it was started, which the engine tells, and what can be done with it."""
+
+    workspace: "Workspace"
+    bind: str
+    port: int
+    gpu: bool
+    tls: bool
+    checkout: Path
+    secrets: Path
+    """The folder of the host in which its token may be given."""
+
+    def require_ours(self) -> None:
+        """Raise UserError where it was started from another checkout, which has it by the same name."""
+        if self.checkout.is_dir() and not places.REPOSITORY.samefile(self.checkout):
+            raise UserError(
+                f"the workspace {self.workspace.project} runs from another checkout, {self.checkout}: go there, or "
+                f"name one of this checkout: COMPOSE_PROJECT_NAME=another scripts/start --port {self.port + 1}"
+            )
+
+    def module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module of this package in the container."""
+        return self.workspace.ask("exec", *_MODULE, name, *arguments)
+
+    def link(self, default_host: str | None = None) -> str:
+        """The link, from the container's own `link`. Raises UserError if it cannot tell."""
+        host = address.host_name(self.bind, default_host)
+        told = self.workspace.ask("exec", "-T", SERVICE, "lab-link", "--default-host", host)
+        if told.returncode:
+            raise UserError(f"the running container does not tell its link: {told.stderr.strip()}")
+        return told.stdout.strip()
+
+    def rotate_token(self) -> "Running":
+        """Change the token and restart the server. Raises UserError where that cannot be done."""
+        self.require_ours()
+        file = self.secrets / "token"
+        if os.path.lexists(file):
+            access.replace(file)  # read-only in the container
+        else:
+            rotated = self.module("workspace.lab.access", "rotate")
+            if rotated.returncode:
+                raise UserError(programs.last_words(rotated.stderr))
+        self.workspace.do("restart", SERVICE)
+        return self.workspace.wait_until_healthy()
+
+    def stop(self) -> None:
+        """Stop and remove the container; volumes stay. A running cell is interrupted first."""
+        self.require_ours()
+        self.workspace.do("down", "--remove-orphans")  # TLS's, where this does not know of it
+
+    def kept(self) -> list[str]:
+        """What a stop leaves in place, a line for each volume or folder."""
+        volumes = self.workspace.configuration["volumes"]
+        contents = {"/workspace": "notebooks and runs", "/data": "datasets", "/state": "the token"}
+        return [
+            f"{contents[mount['target']]}: "
+            + (f"volume {volumes[mount['source']]['name']}" if mount["type"] == "volume" else mount["source"])
+            for mount in self.workspace.service["volumes"]
+            if mount["target"] in contents
+        ]
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The compose project, with what a command line adds to its settings."""
 
@@ -48,9 +111,14 @@ class Workspace:
         """Its name, by which the engine knows it: COMPOSE_PROJECT_NAME, else that of docker-compose.yml."""
         return self.configuration["name"]
 
+    @property
+    def service(self) -> dict[str, Any]:
+        """The lab's own section of the configuration."""
+        return self.configuration["services"][SERVICE]
+
     def image(self) -> str:
         """The image this asks for."""
-        return self._service()["image"]
+        return self.service["image"]
 
     def port(self) -> int:
         """The port on the host."""
@@ -62,46 +130,33 @@ class Workspace:
 
     def exists(self) -> bool:
         """Whether there is anything of it: containers or volumes."""
-        return bool(self._ps()) or self.project in engine.workspaces()
+        return bool(self._containers()) or self.project in engine.workspaces()
 
-    def running(self) -> dict[str, Any] | None:
-        """The running container as `docker compose ps` describes it, or None. Raises UserError where it is paused."""
-        container = next(iter(self._ps(SERVICE)), {"State": "absent"})
-        if container["State"] == "paused":
-            raise PausedError(f"the workspace is paused; `docker unpause {container['Name']}` lets it go on")
-        return container if container["State"] == "running" else None
-
-    def runs_on_gpu(self) -> bool:
-        """Whether what runs was started with a GPU."""
-        return _inspect(self._ps(SERVICE)[0], "{{len .HostConfig.DeviceRequests}}") != "0"
-
-    def require_ours(self) -> None:
-        """Raise UserError where what runs was started from another checkout, which has it by the same name."""
-        container = self._ps(SERVICE)[0]
-        folder = _inspect(container, '{{index .Config.Labels "com.docker.compose.project.working_dir"}}')
-        if Path(folder).is_dir() and not places.REPOSITORY.samefile(folder):
-            raise UserError(
-                f"the workspace {self.project} runs from another checkout, {folder}: go there, or name one of this "
-                f"checkout: COMPOSE_PROJECT_NAME=another scripts/start --port {self.port() + 1}"
-            )
-
-    def where(self) -> tuple[str, int]:
-        """The host's address and port at which the running workspace is reached."""
-        published = self._published()
-        return published["URL"], published["PublishedPort"]
-
-    def runs_with_tls(self) -> bool:
-        """Whether what runs was started with TLS."""
-        return self._published()["Service"] == TLS
-
-    def _published(self) -> dict[str, Any]:
-        found = [
-            published | {"Service": container["Service"]}
-            for container in self._ps()
-            for published in container["Publishers"] or ()
-            if container["Service"] in (SERVICE, TLS) and published["PublishedPort"]
+    def running(self) -> Running | None:
+        """What runs of it, if it does. Raises UserError where it is paused."""
+        containers = self._containers()
+        lab = containers.get(SERVICE, {"State": {"Status": "absent"}})
+        if lab["State"]["Status"] == "paused":
+            raise PausedError(f"the workspace is paused; `docker unpause {lab['Name'].strip('/')}` lets it go on")
+        if lab["State"]["Status"] != "running":
+            return None
+        opened = [
+            binding["HostIp"]
+            for container in (lab, containers.get(TLS, lab))  # behind Caddy the lab has no port of its own
+            for bindings in (container["HostConfig"]["PortBindings"] or {}).values()
+            for binding in bindings
         ]
-        return max(found, key=lambda published: (published["Service"] == TLS, published["TargetPort"]))
+        environment = dict(pair.partition("=")[::2] for pair in lab["Config"]["Env"])
+        sources = {mount["Destination"]: mount["Source"] for mount in lab["Mounts"]}
+        return Running(
+            self,
+            bind=next(filter(None, opened), address.EVERYWHERE),
+            port=int(environment["WORKSPACE_PORT"]),
+            gpu=bool(lab["HostConfig"]["DeviceRequests"]),
+            tls="WORKSPACE_TLS" in environment,
+            checkout=Path(lab["Config"]["Labels"]["com.docker.compose.project.working_dir"]),
+            secrets=Path(sources[_SECRETS]),
+        )
 
     def provide_image(self) -> None:
         """Pull the image that WORKSPACE_IMAGE names, or build it, or bring it up to date.
@@ -142,7 +197,7 @@ class Workspace:
         labels = built.get("Labels") or {}
         if labels.get("org.opencontainers.image.title") != _TITLE:
             raise UserError(f"WORKSPACE_IMAGE, {image}, is not an image of this workspace", cli.BAD_INPUT)
-        wanted, there = (str(user).partition(":")[0] for user in (self._service()["user"], built["User"]))
+        wanted, there = (str(user).partition(":")[0] for user in (self.service["user"], built["User"]))
         if wanted != there:
             raise UserError(
                 f"WORKSPACE_IMAGE, {image}, was built for uid {there}, and its folders belong to that: leave out "
@@ -167,43 +222,19 @@ class Workspace:
         if not engine.has_image(self.image()):
             self.provide_image()
 
-    def up(self) -> None:
+    def up(self) -> Running:
         """Start the container and wait until it answers. Raises UserError with the cause; then nothing runs."""
         try:
-            self._do("up", "--detach", "--no-build", SERVICE, *([TLS] if self.tls else []))
+            self.do("up", "--detach", "--no-build", SERVICE, *([TLS] if self.tls else []))
         except UserError:
-            self._ask("down")
+            self.ask("down")
             raise
-        self._wait_until_healthy()
-
-    def rotate_token(self) -> "Workspace":
-        """Change the token of the running workspace and restart it. Raises UserError where that cannot be done."""
-        self.require_ours()
-        container = self._ps(SERVICE)[0]
-        mounts = json.loads(_inspect(container, "{{json .Mounts}}"))
-        sources = {mount["Destination"]: mount["Source"] for mount in mounts}
-        file = Path(sources[_SECRETS]) / "token"
-        if os.path.lexists(file):
-            access.replace(file)  # read-only in the container
-        else:
-            rotated = self.module("workspace.lab.access", "rotate")
-            if rotated.returncode:
-                raise UserError(programs.last_words(rotated.stderr))
-        self._do("restart", SERVICE)
-        self._wait_until_healthy()
-        return self
-
-    def link(self, default_host: str | None = None) -> str:
-        """The link, from the container's own `link`. Raises UserError if it cannot tell."""
-        host = address.host_name(self.where()[0], default_host)
-        told = self._ask("exec", "-T", SERVICE, "lab-link", "--default-host", host)
-        if told.returncode:
-            raise UserError(f"the running container does not tell its link: {told.stderr.strip()}")
-        return told.stdout.strip()
+        return self.wait_until_healthy()
 
     def idle_s(self) -> float | None:
         """For how many seconds nothing has worked in the lab; None where none answers."""
-        told = self.module("workspace.lab.idle") if self.running() else None
+        running = self.running()
+        told = running.module("workspace.lab.idle") if running else None
         return float(told.stdout) if told and told.returncode == 0 else None
 
     def run(self, *command: str, variables: list[str], **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
@@ -235,22 +266,6 @@ class Workspace:
             raise UserError(programs.last_words(done.stderr))
         return done.stderr
 
-    def stop(self) -> None:
-        """Stop and remove the container; volumes stay. A running cell is interrupted first."""
-        self.require_ours()
-        self._do("down", "--remove-orphans")  # TLS's, where this does not know of it
-
-    def kept(self) -> list[str]:
-        """What a stop leaves in place, a line for each volume or folder."""
-        volumes = self.configuration["volumes"]
-        contents = {"/workspace": "notebooks and runs", "/data": "datasets", "/state": "the token"}
-        return [
-            f"{contents[mount['target']]}: "
-            + (f"volume {volumes[mount['source']]['name']}" if mount["type"] == "volume" else mount["source"])
-            for mount in self._service()["volumes"]
-            if mount["target"] in contents
-        ]
-
     def last_words(self) -> str | None:
         """What the container said last, where it has ended or is started again and again; else None."""
         try:
@@ -259,27 +274,31 @@ class Workspace:
             return None
         return self._said(ended) if ended else None
 
-    def _wait_until_healthy(self) -> None:
-        outcome = wait_until(lambda: self._ended() or self._answers(), _HEALTHY_WITHIN_S, every_s=0.3)
+    def wait_until_healthy(self) -> Running:
+        """Wait until the lab answers. Raises UserError with the cause; then nothing runs."""
+        outcome = wait_until(lambda: self._ended() or self._healthy(), _HEALTHY_WITHIN_S, every_s=0.3)
         if not outcome:
             raise UserError(f"the workspace does not answer after {_HEALTHY_WITHIN_S} s: scripts/doctor")
-        if outcome is not True:  # the service that ended
-            said = self._said(outcome)
-            self._ask("down")
-            what = "Caddy, which does TLS," if outcome == TLS else "the workspace"
-            raise UserError(f"{what} did not start: {said}")
+        if isinstance(outcome, Running):
+            return outcome
+        said = self._said(outcome)
+        self.ask("down")
+        what = "Caddy, which does TLS," if outcome == TLS else "the workspace"
+        raise UserError(f"{what} did not start: {said}")
 
     def _said(self, service: str) -> str:
-        return programs.last_words(self._ask("logs", "--no-log-prefix", "--tail", "50", service).stdout)
+        return programs.last_words(self.ask("logs", "--no-log-prefix", "--tail", "50", service).stdout)
 
-    def _answers(self) -> bool:
-        return self._ask("exec", "-T", SERVICE, "python", "/opt/workspace/docker/healthcheck.py").returncode == 0
+    def _healthy(self) -> Running | None:
+        asked = self.ask("exec", "-T", SERVICE, "python", "/opt/workspace/docker/healthcheck.py")
+        return None if asked.returncode else self.running()
 
     def _ended(self) -> str | None:
         """The service whose container has ended, or is started again and again."""
-        for container in self._ps():
-            if container["State"] not in ("created", "running") or _inspect(container, "{{.RestartCount}}") != "0":
-                return container["Service"]
+        for service, container in self._containers().items():
+            ended = container["State"]["Status"] not in ("created", "running") or container["RestartCount"]
+            if ended and service in (SERVICE, TLS):  # what makes a cluster's certificates is to end
+                return service
         return None
 
     def _command(self, *arguments: str) -> list[str]:
@@ -291,22 +310,19 @@ class Workspace:
         bundle = {"WORKSPACE_CA_BUNDLE": str(network.authorities() or os.devnull)}
         return os.environ | bundle | _no_token_is_no_folder() | self.variables
 
-    def module(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a module of this package in the running container."""
-        return self._ask("exec", *_MODULE, name, *arguments)
-
     def _configured_port(self) -> dict[str, str]:
         """The port that a browser connects to, as it is set."""
         return self.configuration["services"][TLS if self.tls else SERVICE]["ports"][-1]
 
-    def _do(self, *arguments: str) -> str:
+    def do(self, *arguments: str) -> str:
         """Have Compose do something and return what it says. Raises UserError with the cause."""
-        done = self._ask(*arguments)
+        done = self.ask(*arguments)
         if done.returncode:
             raise UserError(causes.explain(done.stderr, self.port()))
         return done.stdout
 
-    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What Compose says to this, and how it ended."""
         return self._run(*arguments, capture_output=True, text=True)
 
     def _run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
@@ -319,24 +335,21 @@ class Workspace:
         for name in ("WORKSPACE_DIR", "WORKSPACE_SECRETS", "WORKSPACE_CA_BUNDLE"):
             if ":" in (settings.get(name) or ""):
                 raise UserError(f"{name} has a colon, which Docker cannot mount: {settings.get(name)}", cli.BAD_INPUT)
-        done = self._ask("config", "--format", "json")
+        done = self.ask("config", "--format", "json")
         if done.returncode:
             raise UserError(f"the settings do not fit docker-compose.yml: {done.stderr.strip()}", cli.BAD_INPUT)
         return json.loads(done.stdout)
 
-    def _service(self) -> dict:
-        return self.configuration["services"][SERVICE]
-
-    def _ps(self, service: str | None = None) -> list[dict[str, Any]]:
-        """The project's containers, or one service's; also of services in an overlay that this was not told about."""
-        containers = [json.loads(line) for line in self._do("ps", "--all", "--format", "json").splitlines()]
+    def _containers(self) -> dict[str, dict[str, Any]]:
+        """The project's containers by their services, as the engine describes them; also those of other overlays."""
+        ours = ["--filter", f"label=com.docker.compose.project={self.project}"]
         # One that was made for a single command, such as scripts/data, is not the workspace.
-        lasting = [each for each in containers if "com.docker.compose.oneoff=True" not in each["Labels"]]
-        return [container for container in lasting if service in (None, container["Service"])]
-
-
-def _inspect(container: Mapping[str, Any], what: str) -> str:
-    return programs.ask("docker", "inspect", "--format", what, container["ID"], check=True).stdout.strip()
+        ours += ["--filter", "label=com.docker.compose.oneoff=False"]
+        listed = programs.ask("docker", "ps", "--all", "--quiet", *ours)
+        if listed.returncode:
+            raise UserError(causes.explain(listed.stderr))
+        described = programs.ask("docker", "inspect", *listed.stdout.split()).stdout if listed.stdout else "[]"
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in json.loads(described)}
 
 
 def _no_token_is_no_folder() -> dict[str, str]:

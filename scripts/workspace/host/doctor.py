@@ -11,7 +11,7 @@ from workspace.base import cli, places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Finding, State, Verdict
 from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, venv, visitor
-from workspace.host.compose import Workspace
+from workspace.host.compose import Running, Workspace
 from workspace.lab import access
 
 _PUBLIC = 1
@@ -71,7 +71,7 @@ class Host:
     """A look from the machine that the engine, or the native server, runs on."""
 
     workspace: Workspace = field(default_factory=Workspace)
-    running: native.Server | Workspace | None = None
+    running: native.Server | Running | None = None
     has_engine: bool = False
 
     def look(self) -> Iterator[Finding]:
@@ -95,7 +95,7 @@ class Host:
             ]
         )
         yield from self.visit()
-        if isinstance(self.running, Workspace):
+        if isinstance(self.running, Running):
             yield from self.in_container()
         elif self.running or venv.PYTHON.exists():
             yield from _inside()
@@ -141,7 +141,7 @@ class Host:
     def port(self) -> Verdict:
         """Whether the workspace has its port, or could have it."""
         if self.running:
-            bind, number = self.running.where()
+            bind, number = self.running.bind, self.running.port
             return verdicts.well(f"{number} on {bind} is the workspace's", port=number)
         if self.has_engine:
             return machine.port(self.workspace)
@@ -151,12 +151,12 @@ class Host:
 
     def firewall(self) -> Verdict:
         """Whether the machine's own firewall does what its owner thinks."""
-        bind, number = self.running.where()
-        return machine.firewall(bind, number, in_docker=isinstance(self.running, Workspace))
+        bind, number = self.running.bind, self.running.port
+        return machine.firewall(bind, number, in_docker=isinstance(self.running, Running))
 
     def public_name(self) -> Verdict:
         """Whether the name in the link can be looked up."""
-        name = address.host_name(self.running.where()[0])
+        name = address.host_name(self.running.bind)
         if name == "localhost":
             return verdicts.well("the link is for this machine alone: for others, scripts/start --public-host NAME")
         try:
@@ -171,14 +171,14 @@ class Host:
         if not self.running:
             return iter([Finding("server", verdicts.unseen("not-running", "no workspace runs that answers"))])
         try:
-            link, (bind, _) = self.running.link(), self.running.where()
+            link = self.running.link()
         except UserError as error:
             return iter([Finding("server", verdicts.broken("no-link", str(error)))])
-        return _of(link, "127.0.0.1" if bind == address.EVERYWHERE else bind)
+        return _of(link, "127.0.0.1" if self.running.bind == address.EVERYWHERE else self.running.bind)
 
     def in_container(self) -> Iterator[Finding]:
         """What the doctor in the container finds."""
-        asked = verdicts.watched(lambda: self.workspace.module("workspace.host.doctor"), "in the container")
+        asked = verdicts.watched(lambda: self.running.module("workspace.host.doctor"), "in the container")
         try:
             for line in json.loads(asked.stdout):
                 told = line["verdict"]

@@ -4,7 +4,7 @@ from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.host import engine, native
-from workspace.host.compose import Workspace
+from workspace.host.compose import Running, Workspace
 
 DOCKER = "docker"
 NATIVE = "native"
@@ -12,15 +12,15 @@ NATIVE = "native"
 _LAST = places.NATIVE / "started-in"
 
 
-def running() -> native.Server | Workspace:
+def running() -> native.Server | Running:
     """The workspace that runs. Raises UserError where none does, or where that cannot be known."""
     if server := native.running():
         return server
     workspace = _in_engine("no workspace is running natively, and {}")
     if workspace is None:
         raise UserError("no workspace is running; scripts/start starts it")
-    if workspace.running():
-        return workspace
+    if running := workspace.running():
+        return running
     raise UserError(f"no workspace is running natively, nor {_named(workspace)}; scripts/start starts it")
 
 

@@ -7,9 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from workspace.base import network, places, programs
 from workspace.base.cli import UserError
@@ -32,19 +31,17 @@ class Server:
     port: int
     bind: str
     public_host: str
+    gpu: ClassVar[bool] = True  # it has whatever this machine has
+    tls: ClassVar[bool] = False
 
     def answers(self) -> bool:
-        """Whether it is there and serves."""
+        """Whether it serves."""
         here = "127.0.0.1" if self.bind == "0.0.0.0" else self.bind  # noqa: S104
         try:
             network.directly().open(f"http://{here}:{self.port}/api", timeout=5).close()
-        except (OSError, urllib.error.URLError):
+        except OSError:
             return False
-        return _alive(self.pid)
-
-    def where(self) -> tuple[str, int]:
-        """The address and the port that it listens on."""
-        return self.bind, self.port
+        return True
 
     def link(self, default_host: str | None = None) -> str:  # noqa: ARG002  (it was started with one)
         """The address to open in a browser. Raises UserError where nobody answers there."""
@@ -69,7 +66,7 @@ class Server:
         """End it and its kernels; a running cell is interrupted first. Raises UserError if it does not end."""
         os.kill(self.pid, signal.SIGTERM)
         os.kill(self.pid, signal.SIGCONT)  # one that was stopped would not hear it
-        if not wait_until(lambda: not _alive(self.pid), _ENDS_WITHIN_S):
+        if not wait_until(lambda: not _is_held(), _ENDS_WITHIN_S):
             raise UserError(f"process {self.pid} does not end; `kill -9 {self.pid}` ends it at once")
         _RECORD.unlink(missing_ok=True)
         shutil.rmtree(places.runtime(), ignore_errors=True)
@@ -81,18 +78,14 @@ class Server:
 
 def running() -> Server | None:
     """The server that was started from this checkout, if it is still there. Raises UserError where that is unclear."""
-    text = _RECORD.read_text() if _RECORD.exists() else ""
+    text = _RECORD.read_text() if _is_held() else ""
     try:
-        server = Server(**json.loads(text)) if text else None
+        return Server(**json.loads(text)) if text else None
     except (TypeError, ValueError) as error:
-        if not _is_held():
-            return None
         pid = re.search(r'"pid": (\d+),', text)  # whole: half a number is another process's
         raise UserError(
             f"a native server runs whose record {_RECORD} is damaged; end it: kill {pid[1] if pid else '(see `ps`)'}"
         ) from error
-    # One that an older release started holds nothing.
-    return server if server and (_is_held() or server.answers()) else None
 
 
 def start(bind: str, port: int, public_host: str) -> Server:
@@ -127,6 +120,8 @@ def start(bind: str, port: int, public_host: str) -> Server:
 
 def _is_held() -> bool:
     """Whether a server lives that holds the record: another process that has its number by now does not."""
+    if not _RECORD.exists():
+        return False
     with _RECORD.open() as record:
         try:
             fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -154,15 +149,3 @@ def _environment() -> dict[str, str]:
         "WORKSPACE_DATA": str(places.data()),
         "WORKSPACE_STATE": str(places.state()),
     }
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    # A child of this process that has ended stays visible until it is waited for.
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == 0
-    except ChildProcessError:
-        return True

@@ -10,7 +10,7 @@ from workspace.base.cli import UserError
 from workspace.base.files import locked
 from workspace.host import address, engine, gpu, locate, machine, native
 from workspace.host.address import EVERYWHERE
-from workspace.host.compose import Workspace
+from workspace.host.compose import Running, Workspace
 from workspace.host.native import Server
 from workspace.lab import access
 
@@ -46,16 +46,16 @@ def start(options: Options, *, natively: bool = False, reset_lesson: bool = Fals
     _check(options)
     with _one_at_a_time():
         if server := native.running():
-            _require_same(options, port=server.port, gpu=options.gpu, bind=server.bind)
+            _require_same(options, server)
             cli.say("The workspace is running already, natively.")
-            workspace = server
+            running = server
         elif natively or not _is_engine_usable():
-            workspace = _start_natively(options)
+            running = _start_natively(options)
         else:
-            workspace = _start_in_docker(options)
+            running = _start_in_docker(options)
         if reset_lesson:
-            _put_lesson_back(workspace)
-        return workspace.link()
+            _put_lesson_back(running)
+        return running.link()
 
 
 def _is_engine_usable() -> bool:
@@ -85,27 +85,26 @@ def _start_natively(options: Options) -> Server:
     return server
 
 
-def _start_in_docker(options: Options) -> Workspace:
+def _start_in_docker(options: Options) -> Running:
     workspace = Workspace(options.gpu, options.tls, options.settings() | engine.memory_limit())
-    if workspace.running():
-        workspace.require_ours()
-        bind, port = workspace.where()
-        _require_same(options, port=port, gpu=workspace.runs_on_gpu(), bind=bind, tls=workspace.runs_with_tls())
+    if running := workspace.running():
+        running.require_ours()
+        _require_same(options, running)
         cli.say("The workspace is running already.")
     else:
         machine.require(workspace)
         if options.gpu:
             workspace = replace(workspace, variables={**workspace.variables, **gpu.require()})
         workspace.provide_image()
-        workspace.up()
+        running = workspace.up()
         if not options.tls:
-            _warn_if_public(workspace.bind(), workspace.port())
+            _warn_if_public(running.bind, running.port)
     locate.remember(locate.DOCKER)
-    return workspace
+    return running
 
 
-def _put_lesson_back(workspace: Server | Workspace) -> None:
-    done = workspace.module("workspace.lab.seed")
+def _put_lesson_back(running: Server | Running) -> None:
+    done = running.module("workspace.lab.seed")
     if done.returncode:
         raise UserError(f"the lesson could not be put back: {programs.last_words(done.stderr)}")
     names = ", ".join(done.stdout.splitlines())
@@ -138,9 +137,9 @@ def rotate_token() -> str:
 def stop() -> list[str]:
     """Stop what runs and return what is kept, a line each. Raises UserError if none runs."""
     with _one_at_a_time():
-        workspace = locate.running()
-        workspace.stop()
-        return workspace.kept()
+        running = locate.running()
+        running.stop()
+        return running.kept()
 
 
 def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
@@ -183,16 +182,16 @@ def _port(source: str, text: str) -> int:
     return int(text)
 
 
-def _require_same(options: Options, *, port: int, gpu: bool, bind: str, tls: bool = False) -> None:
+def _require_same(options: Options, running: Server | Running) -> None:
     """Refuse to change a running workspace: its kernels would be lost."""
     differing = []
-    if options.port not in (None, port):
-        differing.append(f"on port {port}")
-    if options.bind not in (None, bind):
-        differing.append(f"bound to {bind}")
-    if options.gpu and not gpu:
+    if options.port not in (None, running.port):
+        differing.append(f"on port {running.port}")
+    if options.bind not in (None, running.bind):
+        differing.append(f"bound to {running.bind}")
+    if options.gpu and not running.gpu:
         differing.append("without a GPU")
-    if options.tls and not tls:
+    if options.tls and not running.tls:
         differing.append("without TLS")
     if differing:
         raise UserError(f"the workspace is running already, {' and '.join(differing)}; scripts/stop first")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, command
+from workspace.base import settings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,6 +112,11 @@ def test_every_setting_is_listed_in_the_example() -> None:
     listed = set(re.findall(r"^#(\w+)=", (REPOSITORY / ".env.example").read_text(), re.MULTILINE))
     # The machine's own, and what scripts/start finds out.
     assert used - {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "WORKSPACE_GPU_DRIVER"} <= listed
+
+
+def test_settings_of_older_releases_reach_the_log_that_names_them() -> None:
+    handed_on = configuration("docker-compose.yml", **dict.fromkeys(settings._GONE, "x"))["environment"]
+    assert [handed_on.get(name) for name in settings._GONE] == ["x"] * len(settings._GONE)
 
 
 def test_unusable_setting_is_refused_in_one_line(checkout: Path) -> None:

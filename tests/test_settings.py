@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from workspace.base import settings
 from workspace.base.cli import UserError
+from workspace.lab import preflight
 
 UNDERSTOOD = {
     "A=plain": "plain",
@@ -74,13 +75,18 @@ def test_environment_goes_before_the_file_even_where_it_is_empty(dotenv: Path, m
     assert not settings.is_set("B")
 
 
-def test_setting_of_an_older_release_is_refused_in_one_line_and_one_of_today_is_not(
+def test_setting_of_an_older_release_is_refused_or_named_in_the_log_and_one_of_today_is_not(
     dotenv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORKSPACE_HTTPS_PORT", raising=False)
+    for name in ("work", "data", "state"):
+        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(dotenv.parent))
     dotenv.write_text("WORKSPACE_PORT=8443\nWORKSPACE_HTTPS_PORT=\n")
     settings.require_none_gone()
+    before = preflight.warnings()
     dotenv.write_text("WORKSPACE_HTTPS_PORT=8443\n")
     settings._lines.cache_clear()
-    with pytest.raises(UserError, match=r"WORKSPACE_HTTPS_PORT is no setting any more; remove it: WORKSPACE_PORT is"):
+    told = "WORKSPACE_HTTPS_PORT is no setting any more; remove it: WORKSPACE_PORT is the port, with --tls, too"
+    with pytest.raises(UserError, match=f"^{told}$"):
         settings.require_none_gone()
+    assert preflight.warnings() == [*before, told]

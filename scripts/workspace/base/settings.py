@@ -14,7 +14,7 @@ _GONE = {
     "WORKSPACE_CADDY_IMAGE": "give the image its name: docker tag YOURS caddy:2.10-alpine",
     "WORKSPACE_HTTPS_PORT": "WORKSPACE_PORT is the port, with --tls, too",
 }
-"""Settings of older releases, and what to do in their place."""
+"""Settings of older releases, and what to do in their place; docker-compose.yml hands them on to the log."""
 
 
 def get(name: str) -> str | None:
@@ -27,11 +27,15 @@ def is_set(name: str) -> bool:
     return _value(name) is not None
 
 
+def gone() -> list[str]:
+    """A line for each setting of an older release that is set, and would do nothing now."""
+    return [f"{name} is no setting any more; remove it: {instead}" for name, instead in _GONE.items() if get(name)]
+
+
 def require_none_gone() -> None:
-    """Raise UserError where a setting of an older release is set, which would do nothing now."""
-    for name, instead in _GONE.items():
-        if get(name):
-            raise UserError(f"{name} is no setting any more; remove it: {instead}", cli.BAD_INPUT)
+    """Raise UserError where one is set."""
+    if lines := gone():
+        raise UserError(lines[0], cli.BAD_INPUT)
 
 
 def _value(name: str) -> str | None:

@@ -78,7 +78,7 @@ def require() -> None:
     for looked in (look, look_at_compose):
         verdict = looked()
         if verdict.state is State.BROKEN:
-            raise (UnreachableError if verdict.kind in _ELSEWHERE else UserError)(verdict.text)
+            raise (UnreachableError if is_unreachable(verdict) else UserError)(verdict.text)
 
 
 def is_unreachable(verdict: Verdict) -> bool:
@@ -126,10 +126,10 @@ def memory_limit() -> dict[str, str]:
 
     Where a limit is met a kernel dies and the lab says why; where there is none the machine hangs.
     """
-    total = _run("info", "--format", "{{.MemTotal}}").stdout.strip()
-    if settings.get("WORKSPACE_MEM") or not total.isdigit():
+    total = info().get("MemTotal")
+    if settings.get("WORKSPACE_MEM") or not total:
         return {}
-    return {"WORKSPACE_MEM": str(int(total) - max(int(total) // 10, _MACHINES_OWN))}
+    return {"WORKSPACE_MEM": str(total - max(total // 10, _MACHINES_OWN))}
 
 
 def has_image(name: str) -> bool:

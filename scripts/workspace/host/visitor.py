@@ -16,7 +16,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO
 from urllib.parse import parse_qs, urlsplit
 
@@ -272,20 +272,6 @@ class Visit:
         return stream, reader
 
 
-def look(link: str) -> Iterator[tuple[str, str, str]]:
-    """Each layer's name, its state and what is said of it. Raises ValueError where `link` is none."""
-    broken = ""
-    for layer, judge in Visit(link).layers:
-        if broken:
-            yield layer, "not looked at", f"because {broken} comes first"
-            continue
-        try:
-            yield layer, "ok", judge()
-        except Trouble as trouble:
-            broken = layer if trouble.state == "broken" else ""
-            yield layer, trouble.state, trouble.text
-
-
 def _reason(error: BaseException) -> str:
     return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__)
 
@@ -313,15 +299,22 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0].startswith("-"):
         sys.stderr.write(__doc__ or "")
         return 2
-    states = []
     try:
-        for layer, state, text in look(arguments[0]):
-            states.append(state)
-            print(f"{layer:12} {state}: {text}", flush=True)
+        layers = Visit(arguments[0]).layers
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return int("broken" in states)
+    broken = ""
+    for layer, judge in layers:
+        state, text = "not looked at", f"because {broken} comes first"
+        if not broken:
+            try:
+                state, text = "ok", judge()
+            except Trouble as trouble:
+                state, text = trouble.state, trouble.text
+                broken = layer if state == "broken" else ""
+        print(f"{layer:12} {state}: {text}", flush=True)
+    return int(bool(broken))
 
 
 if __name__ == "__main__":

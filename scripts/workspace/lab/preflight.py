@@ -5,7 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
-from workspace.base import places
+from workspace.base import places, settings
 from workspace.base.cli import UserError
 from workspace.lab import access
 
@@ -56,7 +56,7 @@ def warnings() -> list[str]:
     if shared.exists():
         found.append(shared_memory(shutil.disk_usage(shared).total))
     found.append(clock(time.time(), Path(__file__).stat().st_mtime))
-    return [line for line in found if line]
+    return [line for line in found if line] + settings.gone()
 
 
 def volumes(unmounted: list[str]) -> str:

@@ -14,14 +14,14 @@ import sys
 import urllib.request
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fake_az
 import pytest
 from labs import REPOSITORY, command, free_port
+from workspace.base import programs
 from workspace.base.cli import UserError
-from workspace.cloud import az, azure, plan
+from workspace.cloud import azure, plan
 from workspace.cloud.plan import Vm, Wishes
 
 HERE = "8.8.4.4"
@@ -65,26 +65,6 @@ class Model:
         return self.state()["groups"][name]
 
 
-KEPT = ("PIPE", "DEVNULL", "TimeoutExpired")
-
-
-class AzInProcess:
-    """In place of a process that runs fake_az.py: the same, many times faster."""
-
-    def __init__(self, command: list[str], **_: object) -> None:
-        assert command[0] == "az"
-        self.returncode, *self._said = fake_az.run(command[1:], Path(os.environ["FAKE_AZ"]))
-
-    def communicate(self, **_: object) -> list[str]:
-        return self._said
-
-    def __enter__(self) -> "AzInProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 SSH = """#!/bin/sh
 cd {folder}
 echo "$*" >> ssh-calls
@@ -105,9 +85,15 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(commands), prepend=":")
     monkeypatch.setenv("FAKE_AZ", str(tmp_path))
-    monkeypatch.setattr(
-        az, "subprocess", SimpleNamespace(Popen=AzInProcess, **{n: getattr(subprocess, n) for n in KEPT})
-    )
+    really_ask = programs.ask
+
+    def ask(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
+        """In place of a process that runs fake_az.py: the same, many times faster."""
+        if command[0] == "az":
+            return subprocess.CompletedProcess(command, *fake_az.run([*command[1:]], tmp_path))
+        return really_ask(*command, **options)
+
+    monkeypatch.setattr(programs, "ask", ask)
     monkeypatch.setattr(azure, "_RECORD", tmp_path / "azure.json")
     monkeypatch.setattr(azure, "_KNOWN_HOSTS", tmp_path / "known-hosts")
     monkeypatch.setattr(azure, "_LOOKS_EVERY_S", 0)

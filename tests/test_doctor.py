@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from labs import REPOSITORY, Container, Lab, command, free_port, without_caches
 from test_start import fake_docker
-from workspace.base import verdicts
+from workspace.base import terminal, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, State, Verdict
 from workspace.host import doctor, engine, inside, locate, machine, native
@@ -80,12 +80,14 @@ def test_what_stands_on_a_broken_layer_is_not_looked_at_and_says_why(first: Verd
 def test_a_look_that_takes_long_shows_that_it_works(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(verdicts, "_SHOWS_THAT_IT_WORKS_AFTER_S", 0.05)
-    monkeypatch.setattr(verdicts.terminal.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(terminal, "_SHOWN_AFTER_S", 0.05)
     shown = threading.Event()
-    monkeypatch.setattr(verdicts.terminal.StatusLine, "show", lambda _, text: (print(text), shown.set()))
-    assert verdicts.watched(lambda: shown.wait(60), "the layer")
-    assert "the layer: still looking" in capsys.readouterr().out
+    monkeypatch.setattr(terminal.StatusLine, "show", lambda _, text: (print(text), shown.set()))
+    found = look(
+        Check("the layer", lambda: verdicts.well("yes") if shown.wait(60) else verdicts.broken("x", "no line"))
+    )
+    assert found["the layer"].state is State.WELL
+    assert "the layer: still looking, 0 s" in capsys.readouterr().out
 
 
 def test_a_report_holds_no_name_address_or_token() -> None:

@@ -2,10 +2,16 @@
 
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 _ELSEWHERE_EVERY_S = 15
+_SHOWN_AFTER_S = 2
 
 
 class StatusLine:
@@ -36,6 +42,30 @@ class StatusLine:
         """Take the moving line away, to make room for one that stays."""
         if self._moves:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def watched(work: Callable[[], Value], what: str) -> Value:
+    """The result of `work`, and a line that says what goes on, and for how long, as soon as it takes longer."""
+    results: list[Value] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    begun = time.monotonic()
+    thread = threading.Thread(target=run, daemon=True)  # which Ctrl-C does not have to wait for
+    thread.start()
+    thread.join(_SHOWN_AFTER_S)
+    with StatusLine() as line:
+        while thread.is_alive():
+            line.show(f"{what}, {duration(time.monotonic() - begun)}")
+            thread.join(0.5)
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def duration(seconds: float) -> str:

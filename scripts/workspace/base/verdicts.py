@@ -2,17 +2,13 @@
 
 import enum
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from workspace.base import terminal
 
-Value = TypeVar("Value")
-
-_SHOWS_THAT_IT_WORKS_AFTER_S = 2
 # Numbers and versions. An address has four parts, a name has letters, a token is longer.
 _HARMLESS = re.compile(r"\d{1,12}(\.\d{1,6}){0,2}")
 
@@ -105,7 +101,7 @@ def examine(checks: Iterable[Check]) -> Iterator[Finding]:
             verdict = unseen("not-looked-at", f"{needed} {why}")
         else:
             try:
-                verdict = watched(check.look, check.layer)
+                verdict = terminal.watched(check.look, f"{check.layer}: still looking")
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
                 verdict = warning(
@@ -113,27 +109,3 @@ def examine(checks: Iterable[Check]) -> Iterator[Finding]:
                 )
         states[check.layer] = verdict.state
         yield Finding(check.layer, verdict, time.monotonic() - begun)
-
-
-def watched(work: Callable[[], Value], what: str) -> Value:
-    """The result of `work`, and a line that says what goes on as soon as it takes longer."""
-    results: list[Value] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    begun = time.monotonic()
-    thread = threading.Thread(target=run, daemon=True)  # which Ctrl-C does not have to wait for
-    thread.start()
-    thread.join(_SHOWS_THAT_IT_WORKS_AFTER_S)
-    with terminal.StatusLine() as line:
-        while thread.is_alive():
-            line.show(f"{what}: still looking, {terminal.duration(time.monotonic() - begun)}")
-            thread.join(0.5)
-    if errors:
-        raise errors[0]
-    return results[0]

@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from workspace.base import cli
+from workspace.base import cli, programs
 from workspace.base.cli import UserError
-from workspace.base.terminal import StatusLine
+from workspace.base.terminal import duration, watched
 
 _OLDEST = (2, 50)
 
@@ -65,29 +65,19 @@ class Az:
         if self.dry_run:
             cli.say(shlex.join(command))
             return dry
-        begun, pipe = time.monotonic(), subprocess.PIPE
-        with (
-            StatusLine() as line,
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True) as process,
-        ):
-            while True:
-                try:
-                    answer, said = process.communicate(timeout=0.5)
-                    break
-                except subprocess.TimeoutExpired:
-                    line.show(f"{doing or _name(words)}, {time.monotonic() - begun:.0f} s")
-        if process.returncode:
-            raise RefusedError(self._cause(said, words))
+        begun = time.monotonic()
+        done = watched(lambda: programs.ask(*command, stdin=subprocess.DEVNULL), doing or _name(words))
+        if done.returncode:
+            raise RefusedError(self._cause(done.stderr, words))
         if doing:
-            cli.say(f"{doing}: done in {time.monotonic() - begun:.0f} s")
-        return json.loads(answer) if answer.strip() else None
+            cli.say(f"{doing}: done in {duration(time.monotonic() - begun)}")
+        return json.loads(done.stdout) if done.stdout.strip() else None
 
     def _cause(self, said: str, words: tuple[str, ...]) -> str:
         for pattern, message in _CAUSES:
             if re.search(pattern, said):
                 return message.format(region=self.region or "this region")
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
-        return f"az {_name(words)}: {(lines or ['it gave no reason'])[-1]}"
+        return f"az {_name(words)}: {programs.last_words(said)}"
 
 
 def _name(words: tuple[str, ...]) -> str:

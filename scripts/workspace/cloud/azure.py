@@ -14,10 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from workspace.base import cli, places
+from workspace.base import cli, places, programs
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
-from workspace.base.programs import wait_until
 from workspace.base.terminal import StatusLine, duration
 from workspace.cloud import az as azure_cli
 from workspace.cloud import machine, plan
@@ -123,7 +122,7 @@ def start(vm: Vm, size: str | None) -> None:
         az("vm", "resize", *vm.it, "--size", size, doing=f"resize to {size}")
     az("vm", "start", *vm.it, doing="start")
     if size:  # there may be a GPU now, or none any more: the driver, the image and the unit follow
-        wait_until(lambda: _ssh(vm, _BOOTSTRAP_AGAIN) is not None, _BOOTS_WITHIN_S, every_s=_LOOKS_EVERY_S)
+        programs.wait_until(lambda: _ssh(vm, _BOOTSTRAP_AGAIN) is not None, _BOOTS_WITHIN_S, every_s=_LOOKS_EVERY_S)
     _print_link(az, vm, _BOOTS_WITHIN_S)
 
 
@@ -260,7 +259,7 @@ def _print_link(az: Az, vm: Vm, ssh_within_s: float) -> None:
             line.show(f"{vm.host}: {step or 'booting'}")
             return None
 
-        found = wait_until(look, _UP_WITHIN_S, every_s=_LOOKS_EVERY_S)
+        found = programs.wait_until(look, _UP_WITHIN_S, every_s=_LOOKS_EVERY_S)
     if not found:
         raise UserError(f"the workspace is not up after {duration(_UP_WITHIN_S)}: scripts/azure link looks again")
     if "//localhost:" in found:
@@ -273,7 +272,7 @@ def _ssh(vm: Vm, command: str) -> str | None:
     options = ["BatchMode=yes", "ConnectTimeout=10", "StrictHostKeyChecking=accept-new"]
     options += [f"UserKnownHostsFile={_KNOWN_HOSTS}"]
     words = ["ssh", *(f"-o{option}" for option in options), f"{plan.USER}@{vm.host}", command]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = programs.ask(*words, stdin=subprocess.DEVNULL)
     return None if done.returncode == 255 else done.stdout
 
 

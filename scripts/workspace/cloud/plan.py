@@ -4,12 +4,11 @@ import ipaddress
 import json
 import re
 import shutil
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workspace.base import cli, places
+from workspace.base import cli, places, programs
 from workspace.base.cli import UserError
 from workspace.cloud import machine
 from workspace.host import address
@@ -183,7 +182,4 @@ def _origin(wishes: Wishes) -> tuple[str, str]:
 
 
 def _git(*words: str) -> str:
-    if not shutil.which("git"):
-        return ""
-    command = ["git", "-C", str(places.REPOSITORY), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return programs.ask("git", "-C", places.REPOSITORY, *words).stdout.strip() if shutil.which("git") else ""

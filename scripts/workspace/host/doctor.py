@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from workspace.base import cli, places, programs, settings, verdicts
 from workspace.base.cli import UserError
+from workspace.base.terminal import watched
 from workspace.base.verdicts import Check, Finding, State, Verdict
 from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, venv, visitor
 from workspace.host.compose import Running, Workspace
@@ -178,7 +179,7 @@ class Host:
 
     def in_container(self) -> Iterator[Finding]:
         """What the doctor in the container finds."""
-        asked = verdicts.watched(lambda: self.running.module("workspace.host.doctor"), "in the container")
+        asked = watched(lambda: self.running.module("workspace.host.doctor"), "in the container: still looking")
         try:
             for line in json.loads(asked.stdout):
                 told = line["verdict"]

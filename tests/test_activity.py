@@ -1,13 +1,13 @@
 """A training that prints nothing is no idleness; a lab where nothing works is idle."""
 
 import http.server
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from labs import Container, Lab, NativeServer
+from stand_ins import serving
 from workspace.base.cli import UserError
 from workspace.cloud import idle
 from workspace.host.compose import Workspace
@@ -102,20 +102,15 @@ class Answering(http.server.BaseHTTPRequestHandler):
         self.send_response(202)
         self.end_headers()
 
-    def log_message(self, *arguments: object) -> None:
-        """Nobody reads it."""
-
 
 @pytest.fixture
 def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
-    with Azure() as server:
-        here = f"http://127.0.0.1:{server.server_port}"
+    server = Azure()
+    with serving(server) as here:
         monkeypatch.setattr(idle, "_METADATA", f"{here}/metadata")
         monkeypatch.setattr(idle, "_AZURE", here)
         monkeypatch.setattr(idle, "_LAST_ACTIVE", tmp_path / "active")
-        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
-        server.shutdown()
 
 
 def lab_is_idle_for(monkeypatch: pytest.MonkeyPatch, seconds: float | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from labs import free_port
+from stand_ins import serving
 from workspace.base import settings
 from workspace.host import address, start
 from workspace.host.address import EVERYWHERE
@@ -51,9 +52,6 @@ class Answering(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"session")
 
-    def log_message(self, *arguments: object) -> None:
-        """Nobody reads it."""
-
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -74,13 +72,12 @@ def the_limit_s() -> float:
 def metadata(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
     """A VM in Azure, with its metadata."""
     machine.joinpath(AZURE[0]).write_text(AZURE[1] + "\n")
-    with Metadata() as server:
-        monkeypatch.setattr(address, "_METADATA", f"http://127.0.0.1:{server.server_port}")
+    server = Metadata()
+    with serving(server) as here:
+        monkeypatch.setattr(address, "_METADATA", here)
         monkeypatch.setattr(address, "_ANSWERS_WITHIN_S", MANY_TIMES_THE_LIMIT_S)  # this machine may be busy
-        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server
         server.may_answer.set()
-        server.shutdown()
 
 
 def own_names() -> set[str]:

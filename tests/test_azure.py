@@ -19,6 +19,7 @@ from typing import Any
 import fake_az
 import pytest
 from labs import REPOSITORY, command, free_port
+from stand_ins import program
 from workspace.base import programs
 from workspace.base.cli import UserError
 from workspace.cloud import azure, plan
@@ -65,7 +66,7 @@ class Model:
         return self.state()["groups"][name]
 
 
-SSH = """#!/bin/sh
+SSH = """\
 cd {folder}
 echo "$*" >> ssh-calls
 said=$(head -n 1 ssh)
@@ -77,13 +78,9 @@ printf "$said\\n"
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "az").write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {REPOSITORY}/tests/fake_az.py "$@"\n')
-    (commands / "ssh").write_text(SSH.format(folder=tmp_path))
-    for program in commands.iterdir():
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(commands), prepend=":")
+    program(tmp_path / "bin/az", f'exec {sys.executable} -S -E {REPOSITORY}/tests/fake_az.py "$@"')
+    program(tmp_path / "bin/ssh", SSH.format(folder=tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setenv("FAKE_AZ", str(tmp_path))
     really_ask = programs.ask
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from labs import REPOSITORY, wait_until
+from stand_ins import program
 from workspace.base.cli import UserError
 from workspace.cloud import machine as bootstrap
 from workspace.host import causes
@@ -294,17 +295,14 @@ def test_units_are_right_in_systemds_eyes(history: History, machine: Machine) ->
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with Ubuntu and commands that succeed and do nothing; the file that has each that was called."""
     log = tmp_path / "said"
-    commands = tmp_path / "bin"
-    commands.mkdir()
     for name in ("apt-get", "dpkg", "docker", "modprobe", "nvidia-ctk", "systemctl", "ubuntu-drivers"):
-        (commands / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n')
-        (commands / name).chmod(0o755)
+        program(tmp_path / "bin" / name, f'echo "{name} $*" >> {log}')
     (tmp_path / "os-release").write_text("NAME=Ubuntu\nID=ubuntu\n")
     driver = tmp_path / "proc/driver/nvidia/version"
     driver.parent.mkdir(parents=True)
     driver.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build\n")
     log.touch()
-    monkeypatch.setenv("PATH", str(commands), prepend=":")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.setattr(bootstrap, "_ROOT", tmp_path)
     monkeypatch.setattr(causes, "_OS_RELEASE", tmp_path / "os-release")
     monkeypatch.setattr(bootstrap, "LOG", tmp_path / "log")
@@ -327,8 +325,7 @@ def test_driver_that_is_there_is_left_alone(said: Path) -> None:
 
 
 def test_engine_that_is_set_up_for_gpus_is_not_restarted(said: Path) -> None:
-    docker_info = said.parent / "bin/docker"
-    docker_info.write_text("""#!/bin/sh\necho '{"nvidia": {}, "runc": {}}'\n""")
+    program(said.parent / "bin/docker", """echo '{"nvidia": {}, "runc": {}}'""")
     assert bootstrap._gpu()
     assert "restart" not in said.read_text()
 
@@ -350,15 +347,15 @@ def test_gpu_under_debian_is_refused_with_what_has_the_driver(tmp_path: Path) ->
 )
 def test_system_that_has_no_fitting_engine_is_refused(said: Path, system: str, version: str, complaint: str) -> None:
     (said.parent / "os-release").write_text(f'ID="{system}"\n')
-    (said.parent / "bin/docker").write_text(f"#!/bin/sh\necho {version}\n")
+    program(said.parent / "bin/docker", f"echo {version}")
     with pytest.raises(UserError, match=complaint):
         bootstrap._engine()
 
 
 def test_engine_that_is_there_keeps_its_packages_and_gets_what_it_lacks(said: Path) -> None:
     has = said.parent / "compose"
-    (said.parent / "bin/docker").write_text(f"#!/bin/sh\n[ $1 != compose ] || [ -e {has} ] || exit 1\necho 29.1.3\n")
-    (said.parent / "bin/apt-get").write_text(f"#!/bin/sh\necho $* >> {said}\ntouch {has}\n")
+    program(said.parent / "bin/docker", f"[ $1 != compose ] || [ -e {has} ] || exit 1\necho 29.1.3")
+    program(said.parent / "bin/apt-get", f"echo $* >> {said}\ntouch {has}")
     bootstrap._engine()
     assert "docker-compose-v2 docker-buildx" in said.read_text()
     assert "docker.io" not in said.read_text()
@@ -368,7 +365,7 @@ def test_engine_that_is_there_keeps_its_packages_and_gets_what_it_lacks(said: Pa
 def test_small_disk_is_refused_before_anything_is_installed(
     said: Path, monkeypatch: pytest.MonkeyPatch, free: float, gpu: bool, enough: bool
 ) -> None:
-    (said.parent / "bin/docker").write_text("#!/bin/sh\nexit 1\n")
+    program(said.parent / "bin/docker", "exit 1")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with (
         contextlib.nullcontext()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from labs import IMAGE, Container, Lab, command, wait_until
+from stand_ins import fake_docker
 
 CLI = "@devcontainers/cli@0.89.0"
 FILES = ("docker-compose.yml", ".devcontainer/compose.yml", ".devcontainer/host.yml")
 # Whether a GPU is handed over is tried by an empty container; what the engine says in earnest is kept: the command
 # line does not show it.
-ENGINE_WITH_GPU = """#!/bin/sh
+ENGINE_WITH_GPU = """\
 case "$*" in
 "run --rm --gpus="*) echo 'exec: "nothing": executable file not found in $PATH' >&2; exit 127 ;;
 *" up -d workspace") exec {docker} "$@" 2>"${{0%/*}}/said" ;;
@@ -49,11 +50,7 @@ def named(container: Container) -> Iterator[str]:
 @pytest.fixture
 def engine_with_gpu(tmp_path: Path) -> dict[str, str]:
     """Variables with which the engine seems to hand over a GPU, when it is asked whether it does."""
-    stand_in = tmp_path / "bin" / "docker"
-    stand_in.parent.mkdir()
-    stand_in.write_text(ENGINE_WITH_GPU.format(docker=shutil.which("docker")))
-    stand_in.chmod(0o755)
-    return {"PATH": f"{stand_in.parent}:{os.environ['PATH']}"}
+    return fake_docker(tmp_path / "bin", ENGINE_WITH_GPU.format(docker=shutil.which("docker")))
 
 
 def overlay(checkout: Path, **environment: str) -> dict:

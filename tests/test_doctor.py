@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from labs import REPOSITORY, Container, Lab, command, free_port, without_caches
-from test_start import fake_docker
+from stand_ins import fake_docker, program, serving
 from workspace.base import terminal, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, State, Verdict
@@ -156,8 +156,8 @@ def test_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, docker: str, k
 def test_machine_without_docker_lacks_nothing_unless_the_workspace_was_in_it(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for program in ("env", "python3"):
-        (tmp_path / program).symlink_to(f"/usr/bin/{program}")
+    for name in ("env", "python3"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     last = checkout / ".workspace/started-in"
     last.parent.mkdir(exist_ok=True)
     try:
@@ -405,8 +405,7 @@ def test_firewall(
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(content)
-    (tmp_path / "firewall-cmd").write_text("#!/bin/sh\necho " + ("running" if running else "not running"))
-    (tmp_path / "firewall-cmd").chmod(0o755)
+    program(tmp_path / "firewall-cmd", "echo running" if running else "echo not running")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert machine.firewall(bind, 8888, in_docker=in_docker, root=tmp_path).kind == kind
 
@@ -525,24 +524,19 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(bytes(256 << 10))
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 def test_mirrors(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:  # noqa: ARG001
     python = Path(sys.executable)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)) as mirror:
         for path, fast_enough, kind in (
             ("archive", 0.001, "no-images"),
             ("archive", 1e9, "mirrors-slow"),
             ("nothing", 1e9, "mirrors-out-of-reach"),
         ):
             monkeypatch.setattr(inside, "_FAST_KB_S", fast_enough)
-            monkeypatch.setenv("CIFAR10_MIRRORS", f"http://127.0.0.1:{server.server_port}/{path}")
+            monkeypatch.setenv("CIFAR10_MIRRORS", f"{mirror}/{path}")
             assert inside.images(python).kind == kind
-        server.shutdown()
     monkeypatch.setenv("CIFAR10_MIRRORS", "none")
     assert inside.images(python).kind == "mirrors-out-of-reach"
     assert inside.images(Path("/nowhere/python")).state is State.UNSEEN
@@ -568,12 +562,9 @@ def test_mirror_whose_certificate_is_not_trusted_here_is_told_with_the_setting(
     monkeypatch.setattr(inside, "_FAST_KB_S", 0.001)
     if trusted:
         monkeypatch.setenv("WORKSPACE_CA_BUNDLE", str(tmp_path / "own.pem"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("CIFAR10_MIRRORS", f"https://localhost:{server.server_port}/archive")
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror), tls) as mirror:
+        monkeypatch.setenv("CIFAR10_MIRRORS", f"{mirror}/archive")
         verdict = inside.images(Path(sys.executable))
-        server.shutdown()
     assert verdict.kind == kind
     assert trusted or "WORKSPACE_CA_BUNDLE" in verdict.text
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import stand_ins
 from lesson import system
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State
@@ -38,9 +39,7 @@ class Machine:
 
     def says(self, program: str, text: str, code: int = 0) -> None:
         (self._programs / f"{program}.txt").write_text(text)
-        script = f"#!/bin/sh\ncat {self._programs}/{program}.txt\nexit {code}\n"
-        (self._programs / program).write_text(script)
-        (self._programs / program).chmod(0o755)
+        stand_ins.program(self._programs / program, f"cat {self._programs}/{program}.txt\nexit {code}")
 
     def has_card(self) -> None:
         self.has("sys/bus/pci/devices/0000:00:1e.0/vendor", "0x10de\n")
@@ -238,8 +237,7 @@ def test_pytorchs_own_view(
     usual = {"cuda": "13.2", "available": True, "capability": (7, 5), "fails": "", "warns": ""}
     (tmp_path / "torch.py").write_text(TORCH.format(**usual | torch))
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexport PYTHONPATH="{tmp_path}:$PYTHONPATH"\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
+    stand_ins.program(python, f'export PYTHONPATH="{tmp_path}:$PYTHONPATH"\nexec {sys.executable} "$@"')
     if handed_over:
         machine.has("dev/nvidiactl")
     if smi:
@@ -253,8 +251,7 @@ def test_pytorchs_own_view(
 def test_pytorch_that_is_not_there_or_does_not_import(machine: Machine, tmp_path: Path) -> None:
     assert gpu.in_pytorch(tmp_path / "nowhere", machine.root).kind == "no-environment"
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'ImportError: libcudart.so.13: cannot open shared object file' >&2\nexit 1\n")
-    python.chmod(0o755)
+    stand_ins.program(python, "echo 'ImportError: libcudart.so.13: cannot open shared object file' >&2\nexit 1")
     assert gpu.in_pytorch(python, machine.root).kind == "pytorch"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, Lab, command, free_port
+from stand_ins import serving
 from workspace.host import visitor
 
 ALL = ["name", "connection", "TLS", "server", "token", "websocket", "kernel"]
@@ -248,10 +249,10 @@ def test_server_that_agrees_on_no_encryption_is_told() -> None:
 
 
 @contextlib.contextmanager
-def lab_whose_kernels(status: int) -> Iterator[int]:
+def lab_whose_kernels(status: int) -> Iterator[str]:
     """A server that is like a lab's, up to its kernels."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Kernels(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -276,19 +277,14 @@ def lab_whose_kernels(status: int) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Kernels)) as address:
+        yield address
 
 
 @pytest.mark.parametrize(("status", "kind"), [(500, "kernel-not-started"), (201, "kernel-silent")])
 def test_kernel_that_does_not_come_or_says_nothing(status: int, kind: str) -> None:
-    with lab_whose_kernels(status) as port:
-        assert kinds(f"http://127.0.0.1:{port}/?token=x") == ["well"] * 6 + [kind]
+    with lab_whose_kernels(status) as address:
+        assert kinds(f"{address}/?token=x") == ["well"] * 6 + [kind]
 
 
 def test_the_one_file_needs_no_checkout_and_no_new_python(native_lab: Lab, tmp_path: Path) -> None:

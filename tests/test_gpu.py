@@ -15,6 +15,7 @@ import torch
 from labs import REPOSITORY
 from lesson import machine, parameters, system
 from small import METRICS, PARAMETERS, arguments, environment, notebook
+from stand_ins import program
 from workspace.base.verdicts import State
 from workspace.host import gpu, venv
 from workspace.host.causes import Cause
@@ -186,11 +187,8 @@ def test_a_machine_with_nvidias_driver_gets_its_wheels_natively_under_wsl2_too(
 @pytest.fixture
 def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose nvidia-smi finds two."""
-    smi = tmp_path / "bin" / "nvidia-smi"
-    smi.parent.mkdir()
-    smi.write_text('#!/bin/sh\nprintf "GPU 0: A (UUID: a)\\nGPU 1: B (UUID: b)\\n"\n')
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
+    program(tmp_path / "bin/nvidia-smi", 'printf "GPU 0: A (UUID: a)\\nGPU 1: B (UUID: b)\\n"')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 

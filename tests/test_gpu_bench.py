@@ -7,6 +7,7 @@ import pytest
 import torch
 from lesson import machine
 from small import command, images_of_two_kinds
+from stand_ins import program
 from workspace.base.cli import UserError
 from workspace.bench import gpu
 from workspace.host import engine
@@ -68,11 +69,8 @@ def test_a_part_that_fails_is_told_and_keeps_none_of_the_others(
 
 def driver(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """A machine whose nvidia-smi does this."""
-    smi = folder / "bin/nvidia-smi"
-    smi.parent.mkdir()
-    smi.write_text(f"#!/bin/sh\n{script}\n")
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", str(smi.parent), prepend=":")
+    program(folder / "bin/nvidia-smi", script)
+    monkeypatch.setenv("PATH", str(folder / "bin"), prepend=":")
 
 
 def test_without_a_card_it_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from conftest import missing
 from labs import REPOSITORY, Container, wait_until
 from lesson import system
+from stand_ins import program
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State
 from workspace.host import causes, gpu
@@ -136,8 +137,7 @@ def engines(container: Container, tmp_path_factory: pytest.TempPathFactory) -> I
     devices = []
     for name, gpus in {"all": "0123", "0": "0", "1": "1", "2": "2", "3": "3"}.items():
         smi = folder / f"cdi/nvidia-smi-{name}"
-        smi.write_text("#!/bin/sh\n" + "".join(f"echo 'GPU {index}: stand-in'\n" for index in gpus))
-        smi.chmod(0o755)
+        program(smi, "".join(f"echo 'GPU {index}: stand-in'\n" for index in gpus))
         mount = {"hostPath": str(smi), "containerPath": "/usr/bin/nvidia-smi", "options": ["ro", "bind"]}
         node = {"path": "/dev/nvidiactl", "hostPath": "/dev/null"}
         devices.append({"name": name, "containerEdits": {"deviceNodes": [node], "mounts": [mount]}})

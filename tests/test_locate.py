@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from labs import command
-from test_start import fake_docker
+from stand_ins import fake_docker
 
 CANNOT = "Cannot connect to the Docker daemon at unix:///nowhere.sock. Is the docker daemon running?"
 COMMANDS = [

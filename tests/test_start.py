@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from labs import REPOSITORY, Lab, command, free_port, wait_until, without_caches
+from stand_ins import fake_docker
 from workspace.base import network, programs
 from workspace.base.cli import UserError
 from workspace.host import causes, compose, start
@@ -72,26 +73,16 @@ def test_the_tunnel_that_is_advised_leads_to_the_port_that_is_open(capsys: pytes
     assert capsys.readouterr().out == ""
 
 
-def fake_docker(folder: Path, script: str) -> dict[str, str]:
-    """An environment in which `docker` is this script: for engines that cannot be had on demand."""
-    (folder / "docker").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "docker").chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def test_missing_compose_is_named_with_its_packages(checkout: Path, tmp_path: Path) -> None:
-    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, '[ "$1" = version ]'))
+@pytest.mark.parametrize(
+    ("docker", "told"),
+    [('[ "$1" = version ]', "is missing"), ('[ "$1" = version ] && echo 26.1.5 || echo 2.17.3', "is 2.17.3")],
+)
+def test_compose_that_is_missing_or_too_old_is_named_with_its_packages(
+    checkout: Path, tmp_path: Path, docker: str, told: str
+) -> None:
+    refused = command(checkout, "scripts/start", **fake_docker(tmp_path, docker))
     assert refused.returncode == 1
-    assert "Docker Compose is missing" in refused.stderr
-    assert "docker-compose-v2" in refused.stderr
-
-
-def test_compose_that_is_too_old_is_named_with_what_is_needed(checkout: Path, tmp_path: Path) -> None:
-    refused = command(
-        checkout, "scripts/start", **fake_docker(tmp_path, '[ "$1" = version ] && echo 26.1.5 || echo 2.17.3')
-    )
-    assert refused.returncode == 1
-    assert "Docker Compose is 2.17.3 and 2.24 or newer is needed" in refused.stderr
+    assert f"Docker Compose {told} and 2.24 or newer is needed: install docker-compose-v2 (Ubuntu)" in refused.stderr
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, without_caches
+from stand_ins import program
 from workspace.host import venv
 
 
@@ -133,7 +134,6 @@ def test_uv_of_another_version_is_replaced(
     monkeypatch.setattr(venv, "PYTHON", tmp_path / "python")
     locked = (REPOSITORY / "docker/uv.txt").read_text().split()[0].removeprefix("uv==")
     for name, does in (("uv", f"echo uv {locked}{more} of today"), ("python", f"touch '{tmp_path}/installed'")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
+        program(tmp_path / name, does)
     venv.uv()
     assert (tmp_path / "installed").exists() == replaced

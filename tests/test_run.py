@@ -25,7 +25,7 @@ from small import METRICS, PARAMETERS, arguments, command, environment, notebook
 from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.lab import environment as kernels_environment
-from workspace.runs import execution, folders, kernels, notebook_parameters, warm
+from workspace.runs import cells, execution, folders, kernels, notebook_parameters, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 
@@ -257,7 +257,7 @@ def test_cells_with_widgets_do_not_stall_and_no_cell_that_takes_its_limit_is_com
 def test_output_that_does_not_end_is_called_that_not_a_limit_of_0_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "_OUTPUT_WITHIN_S", 0)
+    monkeypatch.setattr(cells, "_OUTPUT_WITHIN_S", 0)
     job = execution.Job(Notebook.read(notebook(tmp_path / "prints.ipynb", "print('x' * 10_000_000)")), tmp_path / "out")
     made = execution.execute(job, threading.Event())
     assert (made.status, "its output has not" in (made.record.error or "")) == ("failed", True)
@@ -321,7 +321,7 @@ def test_outputs_that_are_cleared_make_no_other_notebook(tmp_path: Path, good: P
     assert Notebook.read(good).digest != plain.digest
 
 
-@pytest.mark.parametrize("ours", [kernels.NotebookClient])
+@pytest.mark.parametrize("ours", [cells.NotebookClient])
 def test_a_private_method_that_is_replaced_is_still_called_by_its_library(ours: type) -> None:
     theirs = "".join(inspect.getsource(base) for base in ours.__mro__[1:] if base is not object)
     replaced = [name for name, what in vars(ours).items() if name.startswith("_") and inspect.isfunction(what)]

@@ -89,11 +89,14 @@ class Record:
         mine, others = ((it.sweep, it.notebook_digest, reading.plain(it.given)) for it in (self, other))
         return bool(self.sweep) and mine == others
 
+    def text(self) -> str:
+        """It as JSON."""
+        return json.dumps(reading.plain(asdict(self)), indent=2) + "\n"
+
     def write(self, file: Path) -> None:
         """Write it, so that it is on the disk when this returns. Raises OSError where the disk does not take it."""
-        with replacing(file) as new, new.open("w") as text:
-            json.dump(reading.plain(asdict(self)), text, indent=2)
-            text.write("\n")
+        with replacing(file) as new:
+            new.write_text(self.text())
 
 
 @dataclass(frozen=True)
@@ -309,8 +312,9 @@ def working(folder: Path, record: Record, *, or_beside: bool = False) -> Iterato
     try:
         hidden.mkdir(parents=True)
         new = hidden / f"{STATE}.new"
-        record.write(new)
-        with new.open("r+") as state:  # to write: NFS locks no other
+        with new.open("w") as state:
+            state.write(record.text())
+            state.flush()
             fcntl.flock(state, fcntl.LOCK_EX)
             new.rename(hidden / STATE)  # which nobody has seen without a lock
             if not record.sweep:

@@ -1,17 +1,16 @@
 """The kernel of a run: started beside others without a race for ports, used as soon as it answers, ended on time.
 
-papermill and what it stands on are made for one notebook that somebody watches. For many short ones that nobody does,
-the parts here take the place of theirs, in an engine that papermill knows by the name ENGINE.
+Jupyter's own parts are made for one notebook that somebody watches; those here, for many short ones that nobody does.
 """
 
-import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from queue import Empty
 from typing import Any, TextIO
@@ -20,27 +19,20 @@ import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.connect import KernelConnectionInfo
-from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import LocalProvisioner
-from lesson.parameters import Computed
-from nbclient.exceptions import DeadKernelError
-from nbformat import NotebookNode
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
-from papermill.log import logger
-from papermill.translators import PythonTranslator, papermill_translators
 
+from workspace.base.programs import wait_until
 from workspace.lab import deaths
-from workspace.runs import folders, reading, warm
+from workspace.runs import folders, warm
 from workspace.runs.notebook import installed_kernels
 
-ENGINE = LANGUAGE = "workspace"
-
-_WAITS_TO_BE_READ = (
+_OF_IPYKERNEL = [
+    "--HistoryManager.hist_file=:memory:",
+    # Prints wait for who reads them (ZMQ_XPUB_NODROP, 69); ipykernel drops all beyond 1000.
     "--IPKernelApp.exec_lines=(lambda out: out.schedule(lambda: out.socket.set(69, 1)))"
-    "(get_ipython().kernel.iopub_socket.io_thread)"
-)
-"""Lets a kernel's prints wait for who reads them (ZMQ_XPUB_NODROP, 69); ipykernel drops all beyond 1000."""
+    "(get_ipython().kernel.iopub_socket.io_thread)",
+]
 
 _FINALLY_S = {folders.STOPPED: 5, folders.TIMED_OUT: 0.6}
 """What a cell gets between KeyboardInterrupt and the end: a limit in time is one to the second."""
@@ -50,21 +42,40 @@ _ENDS_WITHIN_S = 5
 
 
 class Kernel:
-    """The process of a run's kernel, from when it starts, with all that it starts itself."""
+    """A run's kernel, with all that it starts itself.
 
-    def __init__(self) -> None:
+    It listens on files: TCP ports are raced for by kernels that start at the same time. What it prints arrives as
+    output. What it says before and after its life as a kernel goes to `beside`, where ipykernel repeats what its child
+    processes print.
+    """
+
+    def __init__(self, name: str, folder: Path, environment: dict[str, str], beside: TextIO) -> None:
         self.busy = False  # whether a cell runs
+        self._sockets = Path(tempfile.mkdtemp(prefix="run-"))  # short: a socket's path may have 107 characters
+        self.manager = KernelManager(
+            kernel_name=name,
+            kernel_spec_manager=installed_kernels(),
+            client_factory=_Client,
+            connection_file=str(self._sockets / "kernel.json"),
+            transport="ipc",
+            ip=str(self._sockets / "socket"),
+        )
+        environment = warm.environment() | environment
+        self._options = {"cwd": str(folder), "env": environment, "stdout": beside, "stderr": beside}
         self._process: subprocess.Popen | warm.Forked | None = None
         self._deaths = deaths.Watch()
 
-    def started(self, process: subprocess.Popen | warm.Forked) -> None:
-        """Take note of the process."""
-        self._process = process
+    def start(self) -> None:
+        """Start it. Raises OSError where its program cannot be started."""
+        manager = self.manager
+        manager.provisioner = _Provisioner(kernel_id="", kernel_spec=manager.kernel_spec, parent=manager)
+        manager.start_kernel(extra_arguments=_OF_IPYKERNEL if manager.ipykernel else [], **self._options)
+        self._process = manager.provisioner.process
 
     @property
-    def has_started(self) -> bool:
-        """Whether there is a process yet."""
-        return self._process is not None
+    def lives(self) -> bool:
+        """Whether it has started and not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def send(self, number: int) -> None:
         """Send a signal to the process and to all that it has started."""
@@ -74,12 +85,23 @@ class Kernel:
 
     def note(self) -> None:
         """Note that it lives, if it does."""
-        if self._process is not None and self._process.poll() is None:
+        if self.lives:
             self._deaths.lives()
 
     def end(self) -> None:
-        """Kill it, with whatever the notebook has left behind."""
+        """Let it end, and kill it if it does not, with whatever the notebook has left behind."""
+        if self.lives:
+            if self.busy:
+                self.send(signal.SIGINT)
+            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
+            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
+            session, shell = self.manager.session, self.manager.connect_shell()
+            session.send(shell, session.msg("shutdown_request", content={"restart": False}))
+            wait_until(lambda: not self.lives, _ENDS_WITHIN_S, every_s=0.002)  # a short run is little but such waits
+            shell.close(linger=0)
         self.send(signal.SIGKILL)
+        self.manager.cleanup_resources()
+        shutil.rmtree(self._sockets, ignore_errors=True)
 
     def cause_of_death(self) -> str:
         """Why it ended, as far as anybody can say."""
@@ -116,51 +138,11 @@ class Watchdog:
                 self.verdict = folders.STOPPED, "stopped before its end"
             elif time.monotonic() >= give_up:
                 self.verdict = folders.TIMED_OUT, f"longer than the {self._timeout_s:g} s it was given"
-            if self.verdict and self._kernel.has_started:
+            if self.verdict and self._kernel.lives:
                 self._kernel.send(signal.SIGINT)
                 if not self._over.wait(_FINALLY_S[self.verdict[0]]):
                     self._kernel.send(signal.SIGKILL)
                 return
-
-
-def manager(sockets: Path, environment: dict[str, str], beside: TextIO, kernel: Kernel) -> type[AsyncKernelManager]:
-    """Kernels that listen on files in `sockets`: TCP ports are raced for by kernels that start at the same time.
-
-    What they print arrives as output. What they say before and after their life as kernels goes to `beside`; there
-    ipykernel repeats what their child processes print.
-    """
-
-    class Manager(AsyncKernelManager):
-        def __init__(self, **traits: object) -> None:
-            super().__init__(**traits, kernel_spec_manager=installed_kernels())
-            self.client_factory = _Client
-            self.connection_file = str(sockets / "kernel.json")
-            self.transport = "ipc"
-            self.ip = str(sockets / "socket")
-
-        async def start_kernel(self, *, extra_arguments: Iterable[str] = (), **options: object) -> None:
-            self.provisioner = _Provisioner(kernel_id="", kernel_spec=self.kernel_spec, parent=self)
-            options |= {"env": warm.environment() | environment, "stdout": beside, "stderr": beside}
-            extra = [*extra_arguments, *([_WAITS_TO_BE_READ] if self.ipykernel else [])]
-            await super().start_kernel(extra_arguments=extra, **options)
-            kernel.started(self.provisioner.process)
-
-        async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # noqa: ARG002
-            # The stock method interrupts a kernel first, at work or not: one between two cells complains of that.
-            if kernel.busy:
-                kernel.send(signal.SIGINT)
-            # Asked to end over the control channel, ipykernel 7.4 deadlocks in one case of ten, for three seconds: the
-            # channel's thread reports to another that has gone. The shell channel has no thread of its own.
-            shell = self.connect_shell()
-            self.session.send(shell, self.session.msg("shutdown_request", content={"restart": False}))
-            give_up = time.monotonic() + _ENDS_WITHIN_S
-            while await self.is_alive() and time.monotonic() < give_up:
-                await asyncio.sleep(0.002)  # a short run consists of little else than such waits
-            kernel.end()
-            shell.close(linger=0)
-            await self.cleanup_resources()
-
-    return Manager
 
 
 class _Provisioner(LocalProvisioner):
@@ -214,60 +196,3 @@ class _Client(AsyncKernelClient):
         except Empty:
             return False
         return True
-
-
-class NotebookClient(PapermillNotebookClient):
-    """Notices at once that its kernel has died, where the stock one looks once a second."""
-
-    async def _async_poll_kernel_alive(self) -> None:
-        with contextlib.suppress(DeadKernelError):
-            while True:
-                await asyncio.sleep(0.05)
-                await self._async_check_alive()
-        self.task_poll_for_reply.cancel()
-
-
-class _Engine(Engine):
-    """papermill's own engine, with the client above."""
-
-    @classmethod
-    def execute_notebook(
-        cls, nb: NotebookNode, kernel_name: str, *, source: str, input_path: object, **options: object
-    ) -> NotebookNode:
-        """Run it; `source` is where it came from, which is written into it."""
-        # papermill has put the notebook itself there, and among the parameters perhaps what JSON cannot hold.
-        del input_path
-        about = nb.metadata.papermill
-        about |= {"input_path": source, "parameters": reading.plain(about.get("parameters", {}))}
-        return super().execute_notebook(nb, kernel_name, **options)
-
-    @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: NotebookExecutionManager, kernel_name: str, *, start_timeout: int, **options: object
-    ) -> None:
-        """Let the client run it, whose `options` are."""
-        client = NotebookClient(nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, log=logger, **options)
-        client.execute()
-
-
-class _Literals(PythonTranslator):
-    """Writes each value as Python reads it; papermill's own makes strings of tuples, sets and a dict's keys."""
-
-    @classmethod
-    def translate(cls, val: object) -> str:
-        match val:
-            case Computed():
-                return str(val)
-            case tuple():
-                return f"({''.join(f'{cls.translate(item)}, ' for item in val).strip()})"
-            case set():
-                return f"{{{', '.join(map(cls.translate, val))}}}" if val else "set()"
-            case dict():
-                return f"{{{', '.join(f'{cls.translate(key)}: {cls.translate(item)}' for key, item in val.items())}}}"
-            case bytes() | complex():
-                return repr(val)
-        return super().translate(val)
-
-
-papermill_engines.register(ENGINE, _Engine)
-papermill_translators.register(LANGUAGE, _Literals)

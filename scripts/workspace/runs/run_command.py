@@ -61,7 +61,7 @@ def main(
         warm.prepare(kernel or source.kernel)
     with cli.importing():
         source.require_kernel(kernel)
-        from workspace.runs import execution  # it imports papermill: bad input need not wait for that
+        from workspace.runs import execution  # it imports Jupyter: bad input need not wait for that
 
     job = execution.Job(
         notebook=source,
@@ -103,6 +103,8 @@ def _run(job: "Job", copy: Path | None, begun: Callable[[str], None] | None = No
     background.cancelled_by(interrupted, signal.SIGINT)
     with ThreadPoolExecutor(1) as pool, StatusLine() as line:
         future = pool.submit(execution.execute, job, cancel, progress)
+        with cli.importing():
+            from workspace.runs import cells  # noqa: F401  (it imports papermill: while the kernel starts)
         while not future.done():
             _tell(progress, begun)
             line.show(f"{job.notebook.name} · {progress}")

@@ -88,7 +88,7 @@ def prepare() -> None:
 
     from workspace.sweeps import report_page  # noqa: F401
 
-    _exporter().from_notebook_node(nbformat.v4.new_notebook())
+    _exporter().from_notebook_node(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("pass")]))
 
 
 def _render(run: folders.Run) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import REPOSITORY, Container, Lab, NativeServer, free_port
+from labs import Container, Lab, NativeServer, free_port
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from workspace.bench.measuring import copy_of_checkout
 
 REQUIRED = os.environ.get("WORKSPACE_TESTS_REQUIRE", "").split()
 """What must not be missing here (`engine`, `browser`): then a test that lacks it fails where it would be skipped."""
@@ -31,13 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository to start workspaces from, so that no running one and nobody's work is touched."""
-    copy = tmp_path_factory.mktemp("checkout")
-    kept = shutil.ignore_patterns(".venv", ".workspace", "work", ".git", "__pycache__", ".ipynb_checkpoints")
-    shutil.copytree(REPOSITORY, copy, ignore=kept, dirs_exist_ok=True)
+    copy = copy_of_checkout(tmp_path_factory.mktemp("checkout"))
     for delivered in ("scripts", "notebooks", "docker/kernels", "docker/lab-settings"):  # as a umask of 077 makes it
         for path in (copy / delivered, *(copy / delivered).rglob("*")):
             path.chmod(path.stat().st_mode & 0o700)
-    (copy / ".venv").symlink_to(REPOSITORY / ".venv")
     return copy
 
 

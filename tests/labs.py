@@ -4,11 +4,8 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 import nbformat
 import requests
 import websocket
+from jupyter_client.jsonutil import json_default
+from jupyter_client.session import Session
+from workspace.base import programs
+from workspace.bench.measuring import free_port as free_port
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -26,18 +27,9 @@ IMAGE = os.environ.get("WORKSPACE_IMAGE") or "pytorch-workspace:cpu"
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> object:
     """Wait until `condition()` is true and return its value; fail after `timeout_s`."""
-    give_up = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < give_up, f"still waiting after {timeout_s} s"
-        time.sleep(0.1)
+    value = programs.wait_until(condition, timeout_s)
+    assert value, f"still waiting after {timeout_s} s"
     return value
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass(frozen=True)
@@ -84,16 +76,8 @@ class Lab:
         """Send `code` to a kernel; the answers come over the socket that is returned, or a later one of `session`."""
         address = f"ws{self.url.removeprefix('http')}/api/kernels/{kernel}/channels?session_id={session}"
         channel = websocket.create_connection(address, header=[f"Authorization: token {self.token}"], timeout=timeout_s)
-        header = {
-            "msg_id": str(uuid.uuid4()),
-            "msg_type": "execute_request",
-            "username": "",
-            "session": "s",
-            "version": "5.3",
-        }
-        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
-        request = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-        channel.send(json.dumps(request))
+        request = Session().msg("execute_request", {"code": code}) | {"channel": "shell"}
+        channel.send(json.dumps(request, default=json_default))
         return channel
 
     def in_terminal(self, name: str, line: str, until: str, timeout_s: float = 60) -> str:
@@ -127,9 +111,7 @@ def without_caches(source: Path, target: str | Path) -> Path:
 
 def command(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one of the checkout's commands as a person would."""
-    return subprocess.run(
-        arguments, cwd=checkout, env=os.environ | environment, capture_output=True, text=True, timeout=1500, check=False
-    )
+    return programs.ask(*arguments, cwd=checkout, env=os.environ | environment, timeout=1500)
 
 
 @dataclass(frozen=True)
@@ -151,14 +133,7 @@ class NativeServer:
 
     def refusal(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """Start where a refusal is expected, and return how it ended."""
-        return subprocess.run(
-            self.command(),
-            env=self.environment(**environment),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return programs.ask(*self.command(), env=self.environment(**environment), timeout=60)
 
     @contextlib.contextmanager
     def running(self, **environment: str) -> Iterator[Lab]:

@@ -12,6 +12,7 @@ import numpy as np
 from labs import REPOSITORY
 from lesson import cifar10, images
 from PIL import Image
+from workspace.base import programs
 
 PARAMETERS = """\
 x: int = 1  # a whole number (0 to 10)
@@ -49,27 +50,13 @@ def environment(work: Path) -> dict[str, str]:
 
 def command(work: Path, name: str, *given: object) -> subprocess.CompletedProcess[str]:
     """Run a command of the workspace whose work folder is `work`, in that folder."""
-    return subprocess.run(
-        arguments(name, *given),
-        cwd=work,
-        env=environment(work),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return programs.ask(*arguments(name, *given), cwd=work, env=environment(work), timeout=120)
 
 
 def python(work: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in that folder, where a kernel would be, with the workspace's packages."""
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=work,
-        env=environment(work) | {"PYTHONPATH": str(REPOSITORY / "scripts")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    known = environment(work) | {"PYTHONPATH": str(REPOSITORY / "scripts")}
+    return programs.ask(sys.executable, "-c", code, cwd=work, env=known)
 
 
 def images_of_two_kinds(folder: Path, train: int) -> Path:

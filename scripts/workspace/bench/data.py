@@ -17,7 +17,7 @@ from pathlib import Path
 
 from workspace.base import cli
 from workspace.base.cli import UserError
-from workspace.bench.measuring import Table
+from workspace.bench.measuring import Table, number_option
 
 # Each imports what a lesson needs anyway, prints its seconds without that, and keeps the images until told to end.
 _START = """
@@ -72,18 +72,12 @@ print(f"First start, from a file: {time.perf_counter() - start:.1f} s to copy, v
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options of `bench data`."""
     parser.add_argument("--archive", metavar="FILE", type=Path, help="cifar-10-python.tar.gz (default: made of noise)")
-    parser.add_argument(
-        "--rounds", metavar="N", type=int, default=5, help="starts of each loader, by turns (default 5)"
-    )
-    parser.add_argument(
-        "--processes", metavar="N", type=int, default=10, help="processes that read at once (default 10)"
-    )
+    number_option(parser, "--rounds", "starts of each loader, by turns", 5)
+    number_option(parser, "--processes", "processes that read at once", 10, least=2)
 
 
 def main(options: argparse.Namespace) -> None:
     """Print the table."""
-    if options.rounds < 1 or options.processes < 2:
-        raise UserError("--rounds must be at least 1 and --processes at least 2", cli.BAD_INPUT)
     if options.archive and not options.archive.is_file():
         raise UserError(f"there is no file {options.archive}", cli.BAD_INPUT)
     with tempfile.TemporaryDirectory(prefix="bench-data-") as folder:

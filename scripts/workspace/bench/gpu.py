@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 
 from workspace.base import cli, places
 from workspace.base.cli import UserError
-from workspace.bench.measuring import Table, cost, free_port
+from workspace.bench.measuring import Table, cost, free_port, images_argument, script
 from workspace.host import compose, engine
 from workspace.host import gpu as gpu_layers
 
@@ -158,18 +157,14 @@ PARTS: dict[str, Callable[[Bench], Rows]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options of `bench gpu`."""
-    parser.add_argument(
-        "folder", nargs="?", type=Path, help="images in train/<class>/ and test/<class>/ (default: CIFAR-10)"
-    )
+    images_argument(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Try each part and print the table; 1 where one fails. Raises UserError where there is no GPU to be used."""
-    if options.folder and not options.folder.is_dir():
-        raise UserError(f"there is no folder {options.folder}", cli.BAD_INPUT)
     cards = _cards()
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as work:
-        table = measure(Bench(Path(work), options.folder and options.folder.absolute(), len(cards)), cards)
+        table = measure(Bench(Path(work), options.folder, len(cards)), cards)
     table.show()
     return int(table.missed)
 
@@ -235,8 +230,7 @@ def _printed(notebook: Path, cell: str) -> str:
 
 
 def _script(name: str, notebook: str, *words: object) -> list[str]:
-    script, delivered = places.REPOSITORY / "scripts" / name, places.DELIVERED / notebook
-    return [sys.executable, str(script), str(delivered), *map(str, words)]
+    return [*script(name), str(places.DELIVERED / notebook), *map(str, words)]
 
 
 def _options(parameters: Mapping[str, object]) -> list[str]:

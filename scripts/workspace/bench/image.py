@@ -6,12 +6,10 @@ Exit code 1 where what sweeps alone need is larger than its bound.
 import argparse
 import json
 import re
-import subprocess
 import sys
 
 from workspace.base import places
-from workspace.base.cli import UserError
-from workspace.bench.measuring import Table
+from workspace.bench.measuring import Table, number_option, output
 from workspace.host import compose, engine
 
 _SWEEPS = "distributed"
@@ -34,7 +32,7 @@ print(json.dumps(told))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--most", metavar="N", type=int, default=12, help="packages named one by one (default 12)")
+    number_option(parser, "--most", "packages named one by one", 12)
     parser.add_argument("--native", action="store_true", help="without Docker, also where an engine answers")
 
 
@@ -69,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _layers(image: str) -> Table:
-    told = _output("docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", image)
+    told = output("docker", "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", image)
     table = Table(f"layers of {image}", "MB")
     for line in reversed(told.splitlines()):
         size, _, made_by = line.partition("\t")
@@ -84,7 +82,7 @@ def _layers(image: str) -> Table:
 def _packages(image: str | None) -> dict[str, tuple[int, list[str]]]:
     """The packages by name: bytes on the disk, compiled files included, and what each needs."""
     command = ["docker", "run", "--rm", image, "python"] if image else [sys.executable]
-    return json.loads(_output(*command, "-c", _LIST))
+    return json.loads(output(*command, "-c", _LIST))
 
 
 def _wanted() -> set[str]:
@@ -101,10 +99,3 @@ def _needed(packages: dict[str, tuple[int, list[str]]], wanted: set[str]) -> set
         found |= waiting
         waiting = {need for name in waiting for need in packages[name][1]} & packages.keys() - found
     return found
-
-
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"{command[0]} {command[1]}: {done.stderr.strip()}")
-    return done.stdout

@@ -13,13 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from workspace.base import cli
-from workspace.base.cli import UserError
 from workspace.base.places import DELIVERED, LESSON
-from workspace.bench.measuring import Clock, Cost, Table, medians
+from workspace.bench.measuring import Clock, Cost, Table, images_argument, medians, number_option
 
 
 @dataclass(frozen=True)
@@ -158,19 +156,13 @@ RECIPES: dict[str, Callable[[str, int], Result]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options of `bench lesson`."""
-    parser.add_argument(
-        "folder", nargs="?", type=Path, help="images in train/<class>/ and test/<class>/ (default: CIFAR-10)"
-    )
-    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="trainings of each kind (default 3)")
+    images_argument(parser)
+    number_option(parser, "--seeds", "trainings of each kind", 3)
 
 
 def main(options: argparse.Namespace) -> None:
     """Train each recipe with each seed, by turns, and print the table."""
-    if options.seeds < 1:
-        raise UserError("--seeds must be at least 1", cli.BAD_INPUT)
-    if options.folder and not options.folder.is_dir():
-        raise UserError(f"there is no folder {options.folder}", cli.BAD_INPUT)
-    folder = str(options.folder.absolute()) if options.folder else ""
+    folder = str(options.folder or "")
     results: dict[str, list[Result]] = {name: [] for name in RECIPES}
     spawn = multiprocessing.get_context("spawn")
     for seed in range(options.seeds):

@@ -11,9 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from workspace.base import cli
-from workspace.base.cli import UserError
-from workspace.bench.measuring import Clock, Table
+from workspace.bench.measuring import Clock, Table, number_option
 
 _PARAMETERS = {"epochs": 5.0, "batch_size": 128, "device": "auto", "dataset": "auto", "data_folder": "", "side": 32}
 _LOOKS = 60
@@ -22,13 +20,11 @@ _LOOKS = 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--runs", metavar="N", type=int, default=1000, help="how many there are (default 1000)")
+    number_option(parser, "--runs", "how many there are", 1000)
 
 
 def main(options: argparse.Namespace) -> int:
     """Measure, and print each number beside its bound; 1 where one is missed."""
-    if options.runs < 1:
-        raise UserError("--runs must be at least 1", cli.BAD_INPUT)
     from workspace.panel.panel import Panel
     from workspace.panel.watch import Watch
     from workspace.sweeps.ranking import Metric

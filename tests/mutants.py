@@ -57,7 +57,9 @@ MUTANTS: dict[str, list[tuple[str, str, str, str]]] = {
         ("a lesson that was only opened", "test_seed", 'json.loads(content)["cells"]', "json.loads(content)"),
     ],
     "scripts/workspace/lab/archive.py": [
-        ("a backup cut short", "test_backup not_right", "    if listed is None:\n", "    if False:\n"),
+        ("a backup cut short", "test_backup not_right", "    if left_out is None:\n", "    if False:\n"),
+        ("a damaged backup", "test_backup not_right", "while unzipped.read(_PIECE):", "while False:"),
+        ("a backup of a shrinking file", "test_backup changes_while", '.ljust(size, b"\\0")', ""),
         ("a backup that climbs out", "test_backup not_right", 'or ".." in parts ', ""),
         ("a backup with devices", "test_backup not_right", " or not member.isreg()", ""),
         ("a backup without a word", "test_backup cannot_be_read", "onerror=cannot_read", "onerror=None"),
@@ -65,8 +67,8 @@ MUTANTS: dict[str, list[tuple[str, str, str, str]]] = {
         (
             "a restore cut short",
             "test_backup killed_at",
-            "link(there, kept, follow_symlinks=False)",
-            "rename(there, kept)",
+            "link(place, kept, follow_symlinks=False)",
+            "rename(place, kept)",
         ),
         ("two restores at once", "test_backup two_restores", "LOCK_EX | fcntl.LOCK_NB", "LOCK_SH"),
     ],

@@ -226,8 +226,18 @@ def hostile(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes
     """A backup in which nothing is wrong but this member."""
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
-    digests = json.dumps({"files": {name: hashlib.sha256().hexdigest()}})
-    return made_of((member, b""), (tarfile.TarInfo("sha256.json"), digests.encode()))
+    return made_of((member, b""), (tarfile.TarInfo("left-out.json"), b'{"left_out": {}}'))
+
+
+def test_backup_of_an_earlier_release_which_ends_with_digests_is_restored(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"files": {"work/a": hashlib.sha256(b"1").hexdigest()}, "left_out": {"work/pipe": "not a file"}}
+    old = made_of((tarfile.TarInfo("work/a"), b"1"), (tarfile.TarInfo("sha256.json"), json.dumps(digests).encode()))
+    assert archive.verify(io.BytesIO(old)).left_out == {"work/pipe": "not a file"}
+    use(folders / "new", monkeypatch)
+    assert archive.restore(io.BytesIO(old)) == (1, None)
+    assert content(folders / "new/work") == {"a": digests["files"]["work/a"]}
 
 
 @pytest.mark.parametrize(
@@ -237,14 +247,16 @@ def hostile(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes
         changed,
         lambda _: b"",
         lambda _: b"<html>please log in</html>",
-        lambda _: made_of((tarfile.TarInfo("work/a"), b"without a list")),
-        lambda _: made_of((tarfile.TarInfo("work/a"), b"1"), (tarfile.TarInfo("sha256.json"), b'{"files": {}}')),
+        lambda backup: backup[:-8],  # gzip's checksum and size
+        lambda backup: backup[:-8] + bytes(8),
+        lambda backup: backup + b"more",
+        lambda _: made_of((tarfile.TarInfo("work/a"), b"without its end")),
         lambda _: hostile("work/../../out"),
         lambda _: hostile("/etc/cron.d/x"),
         lambda _: hostile("state/token"),
         lambda _: hostile("work/a", tarfile.SYMTYPE, "/etc"),
         lambda _: hostile("work/a", tarfile.FIFOTYPE),
-        lambda _: made_of((tarfile.TarInfo("sha256.json"), b"[]")),
+        lambda _: made_of((tarfile.TarInfo("left-out.json"), b"[]")),
     ],
 )
 def test_backup_that_is_not_right_is_refused_and_changes_nothing(
@@ -272,11 +284,14 @@ class Meddling(io.BytesIO):
         return super().write(data)
 
 
-def test_file_that_changes_while_it_is_saved_is_saved_whole(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [3_000_000, 10])
+def test_file_that_changes_while_it_is_saved_is_saved_whole(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     weights = folders / "old/work/weights.pt"
 
     def rewrite() -> None:  # in place, as a training loop does: the half that was read is of the one before
-        weights.write_bytes(b"2" * 3_000_000)
+        weights.write_bytes(b"2" * size)
         os.utime(weights, (1, 1))
 
     stream = Meddling(1_000_000, rewrite)
@@ -284,7 +299,7 @@ def test_file_that_changes_while_it_is_saved_is_saved_whole(folders: Path, monke
     assert stream.after == sys.maxsize
     use(folders / "new", monkeypatch)
     archive.restore(io.BytesIO(stream.getvalue()))
-    assert (folders / "new/work/weights.pt").read_bytes() == b"2" * 3_000_000
+    assert (folders / "new/work/weights.pt").read_bytes() == b"2" * size
 
 
 def test_file_deleted_while_it_is_saved_spoils_nothing(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

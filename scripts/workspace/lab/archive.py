@@ -2,8 +2,8 @@
 
 Not in it: datasets, which are fetched again, installed packages, and the token, which no copy should carry.
 
-The archive is a tar, compressed. Its last member lists every file with its SHA-256: an archive that was cut short has
-no such list, one that was damaged does not agree with it.
+The archive is a tar inside of gzip, whose checksum covers every byte. Its last member says what was left out: without
+one it was cut short.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import filecmp
 import gzip
-import hashlib
 import io
 import itertools
 import json
@@ -24,7 +23,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,19 +31,21 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import UNFINISHED, replacing
 
-_LIST = "sha256.json"
+_LAST = "left-out.json"
+_LAST_OF_EARLIER_RELEASES = "sha256.json"
+"""It says what was left out, too, beside digests of the files."""
 _SEEDED = "state/seeded.json"
 _STAGING = ".restoring-"
 _PIECE = 1 << 20
 _TRIES = 5
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contents:
-    """What an archive holds: files with their SHA-256, and the reason for each thing that was left out."""
+    """What an archive holds: files by their names, and the reason for each thing that was left out."""
 
-    files: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    files: set[str]
+    left_out: dict[str, str]
 
 
 def write(stream: BinaryIO) -> None:
@@ -54,27 +55,28 @@ def write(stream: BinaryIO) -> None:
     or kept as it last was. Links are not followed: what they lead to inside of the work folder is saved under its own
     name, and what is outside of it, such as datasets, is not the workspace's.
     """
-    saved = Contents()
+    left_out: dict[str, str] = {}
     with (
         gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=stream) as zipped,
         tarfile.open(fileobj=zipped, mode="w|") as tar,
     ):
-        for name, path in _paths(saved.left_out):
+        for name, path in _paths(left_out):
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 for _ in range(_TRIES):  # what is added again replaces what was added before
                     before = path.lstat()
                     if not stat.S_ISREG(before.st_mode):
-                        saved.left_out[name] = f"a link to {path.readlink()}" if path.is_symlink() else "not a file"
+                        left_out[name] = f"a link to {path.readlink()}" if path.is_symlink() else "not a file"
                         break
                     try:
-                        saved.files[name] = _add(tar, name, path)
+                        with path.open("rb") as file:
+                            tar.addfile(tar.gettarinfo(arcname=name, fileobj=file), _Padded(file))
                     except PermissionError as error:
-                        saved.left_out[name] = error.strerror
+                        left_out[name] = error.strerror
                         break
                     if _same(path.lstat(), before):
                         break
-        content = json.dumps(asdict(saved), indent=1).encode()
-        member = tarfile.TarInfo(_LIST)
+        content = json.dumps({"left_out": left_out}, indent=1).encode()
+        member = tarfile.TarInfo(_LAST)
         member.size = len(content)
         tar.addfile(member, io.BytesIO(content))
 
@@ -104,28 +106,14 @@ def _same(now: os.stat_result, before: os.stat_result) -> bool:
     return (now.st_mtime_ns, now.st_size, now.st_ino) == (before.st_mtime_ns, before.st_size, before.st_ino)
 
 
-def _add(tar: tarfile.TarFile, name: str, path: Path) -> str:
-    """Add a file and return its digest."""
-    with path.open("rb") as file:
-        member = tar.gettarinfo(arcname=name, fileobj=file)
-        reader = _Hashing(file, member.size)
-        tar.addfile(member, reader)
-    return reader.digest.hexdigest()
+class _Padded:
+    """A file that may shrink while it is read: the archive has said its size already, so zeros fill what is gone."""
 
-
-class _Hashing:
-    """Exactly `size` bytes of a file, which may shrink or grow meanwhile, and their digest."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._left = file, size
-        self.digest = hashlib.sha256()
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def read(self, size: int) -> bytes:
-        size = min(size, self._left)
-        piece = self._file.read(size).ljust(size, b"\0")
-        self._left -= size
-        self.digest.update(piece)
-        return piece
+        return self._file.read(size).ljust(size, b"\0")
 
 
 def verify(stream: BinaryIO) -> Contents:
@@ -151,31 +139,40 @@ def restore(stream: BinaryIO) -> tuple[int, Path | None]:
 
 def _read(stream: BinaryIO, folder: Path | None = None) -> Contents:
     """Read an archive to its end, putting its files into `folder`. Raises UserError unless every byte is right."""
-    digests, listed = {}, None
-    with tarfile.open(fileobj=stream, mode="r|gz") as tar:
+    files, left_out = set(), None
+    with gzip.GzipFile(fileobj=stream) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as tar:
         for member in tar:
             _require_harmless(member)
-            content = tar.extractfile(member)
-            if member.name == _LIST:
-                listed = _list(content.read())
+            if member.name in (_LAST, _LAST_OF_EARLIER_RELEASES):
+                left_out = _left_out(tar.extractfile(member).read())
                 continue
-            file = folder / member.name if folder else Path(os.devnull)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256()
-            with file.open("wb") as written:
-                while piece := content.read(_PIECE):
-                    digest.update(piece)
-                    written.write(piece)
-            digests[member.name] = digest.hexdigest()
+            files.add(member.name)
             if folder:
+                file = folder / member.name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("wb") as written:
+                    shutil.copyfileobj(tar.extractfile(member), written)
                 file.chmod(0o600 | member.mode & 0o777)
                 os.utime(file, (member.mtime, member.mtime))
-    if listed is None:
+        while unzipped.read(_PIECE):  # what tar fills its last block with; after that comes the checksum
+            pass
+    if left_out is None:
         raise UserError("the backup is incomplete: its end is missing; nothing was changed")
-    names = digests.keys() | listed.files.keys()
-    if wrong := sorted(name for name in names if digests.get(name) != listed.files.get(name)):
-        raise UserError(f"the backup is damaged: {wrong[0]} is not what was saved; nothing was changed")
-    return listed
+    return Contents(files, left_out)
+
+
+def _left_out(content: bytes) -> dict[str, str]:
+    try:
+        return dict(json.loads(content).get("left_out", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError("the backup is damaged: its end cannot be read; nothing was changed") from error
+
+
+def _require_harmless(member: tarfile.TarInfo) -> None:
+    parts = Path(member.name).parts
+    known = member.name in (_LAST, _LAST_OF_EARLIER_RELEASES, _SEEDED) or (parts[:1] == ("work",) and len(parts) > 1)
+    if not known or ".." in parts or not member.isreg():
+        raise UserError(f"this is no backup of a workspace: it has {member.name!r} in it; nothing was changed")
 
 
 @contextlib.contextmanager
@@ -218,23 +215,24 @@ def _put(new: Path, place: Path, aside: Path) -> None:
     work = aside.parent
     if place.is_file() and not place.is_symlink() and filecmp.cmp(place, new, shallow=False):
         return
-    for part in [*reversed(place.relative_to(work).parents[:-1]), place.relative_to(work)]:
-        there, kept = work / part, aside / part
-        if not os.path.lexists(there):
-            break
-        folder = there.is_dir() and not there.is_symlink()
-        if folder and there != place:
-            continue
+    way = [work / above for above in reversed(place.relative_to(work).parents[:-1])]
+    in_the_way = next((path for path in way if os.path.lexists(path) and not _is_folder(path)), place)
+    if os.path.lexists(in_the_way):
+        kept = aside / in_the_way.relative_to(work)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        if folder or there != place:  # a folder where a file is to be, or the other way round
-            there.rename(kept)
-            break
-        try:
-            os.link(there, kept, follow_symlinks=False)
-        except OSError:  # a file system without links
-            shutil.copy2(there, kept, follow_symlinks=False)
+        if in_the_way != place or _is_folder(place):
+            in_the_way.rename(kept)
+        else:  # linked, so that one that is killed has the old file or the new one there
+            try:
+                os.link(place, kept, follow_symlinks=False)
+            except OSError:  # a file system without links
+                shutil.copy2(place, kept, follow_symlinks=False)
     place.parent.mkdir(parents=True, exist_ok=True)
     new.replace(place)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 @contextlib.contextmanager
@@ -246,21 +244,6 @@ def _faults_told() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:  # the disk's, not the archive's
             raise UserError(f"the work folder cannot take it: {error.strerror}; nothing was changed") from error
         raise UserError(f"this is no backup of a workspace, or a damaged one: {error}; nothing was changed") from error
-
-
-def _list(content: bytes) -> Contents:
-    try:
-        listed = json.loads(content)
-        return Contents(dict(listed["files"]), dict(listed.get("left_out", {})))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError("the backup is damaged: its list of files cannot be read; nothing was changed") from error
-
-
-def _require_harmless(member: tarfile.TarInfo) -> None:
-    parts = Path(member.name).parts
-    known = member.name in (_LIST, _SEEDED) or (parts[:1] == ("work",) and len(parts) > 1)
-    if not known or ".." in parts or not member.isreg():
-        raise UserError(f"this is no backup of a workspace: it has {member.name!r} in it; nothing was changed")
 
 
 def main(options: argparse.Namespace) -> None:

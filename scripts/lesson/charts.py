@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lesson.machine import WATCHED
-from lesson.words import _
+from lesson.words import MessageAlone, _
 
 GROUND, INK, BLUE, ORANGE, RED = "#ffffff", "#333333", "#1f66b5", "#a85400", "#bb2d2d"
 """Each colour at least 4.5:1 on the ground."""
@@ -55,12 +55,8 @@ plt.rcParams.update(
 )
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(MessageAlone, KeyboardInterrupt):
     """The training was stopped by the reader; the message says where, and what to do next."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Show the message alone in the notebook."""
-        return [str(self)]
 
 
 def notice(text: str) -> None:

@@ -38,7 +38,7 @@ from filelock import FileLock, Timeout
 
 from lesson import download
 from lesson.download import USUAL, Archive, Limits, megabytes, part_of, say, sha256, size_of
-from lesson.words import _
+from lesson.words import MessageAlone, _
 
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """What the labels 0 to 9 stand for."""
@@ -60,7 +60,7 @@ MIRRORS = (
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-class Unavailable(Exception):  # noqa: N818  (reads as what it says)
+class Unavailable(MessageAlone, Exception):  # noqa: N818  (reads as what it says)
     """The images are not there and cannot be had; the message says what was tried and what to do instead."""
 
     def __init__(self, folder: Path, tried: Sequence[str]) -> None:
@@ -89,10 +89,6 @@ class Unavailable(Exception):  # noqa: N818  (reads as what it says)
     def __str__(self) -> str:
         """The message."""
         return self._message
-
-    def _render_traceback_(self) -> list[str]:
-        """Show the message alone in the notebook: the reader's next step is in it, and not in our source."""
-        return str(self).splitlines()
 
 
 def load(

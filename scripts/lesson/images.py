@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from lesson import cifar10, machine
-from lesson.words import _
+from lesson.words import MessageAlone, _
 
 SIDE = 32  # pixels; every image is brought to this square, unless a folder's are asked for at another
 TEST_SHARE = 5  # where there is one folder of classes, one image of so many is for testing
@@ -33,16 +33,14 @@ SHORT_NAMES = {"airplane": "plane", "automobile": "car"}  # as the lesson calls 
 # Half of what Pillow refuses makes it warn; what it refuses we say ourselves.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
 Place = Path | zipfile.Path
 """A folder, or one in a zip, which is read as it is: nothing of it is ever unpacked onto the disk."""
 
 
-class ImagesError(ValueError):
+class ImagesError(MessageAlone, ValueError):
     """Images that cannot be used; the message says which and why."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Show the message alone in the notebook: the reader's next step is in it, and not in our source."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def load_folder(folder: Path, side: int = SIDE) -> Images:
     cache = _cache_of([path for part in files.values() for group in part for path in group], side)
     try:
         with np.load(cache, allow_pickle=False) as kept:
-            arrays = [kept[name] for name in ("train_images", "train_labels", "test_images", "test_labels")]
+            arrays = [kept[name] for name in _ARRAYS]
             left_out = kept["left_out"].tolist()
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):  # not there yet, or cut short
         arrays, left_out = _decode_all(files, root, side)
@@ -306,8 +304,7 @@ def _keep(cache: Path, arrays: list[NDArray], left_out: list[str]) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
-            named = dict(zip(("train_images", "train_labels", "test_images", "test_labels"), arrays, strict=True))
-            np.savez(file, left_out=np.array(left_out, dtype=str), **named)
+            np.savez(file, left_out=np.array(left_out, dtype=str), **dict(zip(_ARRAYS, arrays, strict=True)))
         unfinished.replace(cache)
     except OSError:  # no room or no permission: the next run decodes again
         with contextlib.suppress(OSError):

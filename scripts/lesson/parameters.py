@@ -15,15 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lesson.words import _
+from lesson.words import MessageAlone, _
 
 
-class ParameterError(ValueError):
+class ParameterError(MessageAlone, ValueError):
     """A value that makes no sense; its message says which, and what is allowed."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Show the message alone in the notebook: the reader's next step is in it, and not in our source."""
-        return [f"{type(self).__name__}: {self}"]
 
 
 ANY = "Any"

@@ -35,3 +35,10 @@ def catalogue(language: str) -> dict[str, str]:
 def _(text: str) -> str:
     """The text as the reader is to see it."""
     return _said.get(text, text)
+
+
+class MessageAlone:
+    """An error of which a notebook shows the message alone: the reader's next step is there, and not in our source."""
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).splitlines()

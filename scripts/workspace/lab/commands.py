@@ -5,15 +5,7 @@ from pathlib import Path
 
 from workspace.base import cli, places
 
-_SCRIPTS = {
-    "compare": "compare",
-    "data": "data",
-    "doctor": "doctor",
-    "lab-link": "link",
-    "run": "run",
-    "runs": "runs",
-    "sweep": "sweep",
-}
+_SCRIPTS = {name: name for name in ("compare", "data", "doctor", "run", "runs", "sweep")} | {"lab-link": "link"}
 
 _NO_COMPILER = (
     "workspace: this image has no compiler, which torch.compile and packages without a wheel need; "

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import Container, Lab, NativeServer, free_port
+from labs import Container, Lab, NativeServer, SmallDisk, free_port
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from workspace.bench.measuring import copy_of_checkout
 
@@ -49,6 +49,31 @@ def native_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One server for the tests that only look at it."""
     with NativeServer(tmp_path_factory.mktemp("lab"), free_port()).running() as lab:
         yield lab
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the folders work, data, state and secrets are, which the code takes for the workspace's."""
+    for name in ("work", "data", "state", "secrets"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+
+    def mount(options: str) -> Path:
+        again = "remount," if folder.exists() else ""
+        folder.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", again + options, "tmpfs", folder]
+        if subprocess.run(command, check=False).returncode:
+            pytest.skip("only root can mount a small disk")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", folder], check=False)
 
 
 @pytest.fixture(scope="session")

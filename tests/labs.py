@@ -32,6 +32,10 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> object
     return value
 
 
+SmallDisk = Callable[[str], Path]
+"""Mounts a file system with options such as `size=4m`, or changes those of the one that is mounted; where it is."""
+
+
 @dataclass(frozen=True)
 class Lab:
     """A running lab, seen from outside."""

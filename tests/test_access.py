@@ -8,29 +8,16 @@ GOOD = "0123456789abcdef" * 4
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("state", "secrets"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
+def no_token_is_given(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
     monkeypatch.delenv("JUPYTER_TOKEN_FILE", raising=False)
-    return tmp_path
 
 
-def test_token_is_generated_once_and_kept() -> None:
+def test_token_is_generated_once_for_its_owner_alone_and_kept(folders: Path) -> None:
     first = access.resolve()
     assert len(first) == 64
     assert access.resolve() == first
-
-
-def test_generated_token_is_readable_by_its_owner_alone(folders: Path) -> None:
-    access.resolve()
     assert (folders / "state/token").stat().st_mode & 0o777 == 0o600
-
-
-def test_token_from_the_secrets_folder_is_used(folders: Path) -> None:
-    (folders / "secrets/token").write_text(GOOD)
-    assert access.resolve() == GOOD
 
 
 def test_token_from_the_variable_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +25,7 @@ def test_token_from_the_variable_is_used(monkeypatch: pytest.MonkeyPatch) -> Non
     assert access.resolve() == GOOD
 
 
-@pytest.mark.parametrize("wrapped", [GOOD + "\n", GOOD + "\r\n", "\ufeff" + GOOD, f" {GOOD} \n"])
+@pytest.mark.parametrize("wrapped", [GOOD, GOOD + "\n", GOOD + "\r\n", "\ufeff" + GOOD, f" {GOOD} \n"])
 def test_what_editors_add_to_a_token_file_is_harmless(folders: Path, wrapped: str) -> None:
     (folders / "secrets/token").write_bytes(wrapped.encode())
     assert access.resolve() == GOOD

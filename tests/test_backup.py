@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import pytest
 import requests
-from labs import REPOSITORY, Container, Lab, NativeServer, wait_until
+from labs import REPOSITORY, Container, Lab, NativeServer, SmallDisk, wait_until
 from workspace.base.cli import UserError
 from workspace.base.files import UNFINISHED
 from workspace.host import backup as backup_command
@@ -378,33 +378,21 @@ def test_backup_of_a_workspace_that_is_not_there_makes_nothing(folders: Path, mo
     assert list(folders.glob("mine*")) == []
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
-    """A disk that holds next to nothing."""
-    place = tmp_path / "full"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_backup_onto_a_full_disk_names_the_file_and_leaves_none(folders: Path, full: Path) -> None:
-    with pytest.raises(UserError, match=r"full/mine.tar.gz: No space left on device"):
+def test_backup_onto_a_full_disk_names_the_file_and_leaves_none(folders: Path, small_disk: SmallDisk) -> None:
+    full = small_disk("size=64k")
+    with pytest.raises(UserError, match=r"disk/mine.tar.gz: No space left on device"):
         backup_command.backup(full / "mine.tar.gz", natively=True)
     assert list(full.iterdir()) == []
     assert folders
 
 
 def test_backup_from_a_container_onto_a_full_disk_names_the_file_and_leaves_none(
-    container: Container, full: Path
+    container: Container, small_disk: SmallDisk
 ) -> None:
+    full = small_disk("size=64k")
     failed = container.command("scripts/backup", str(full / "mine.tar.gz"))
     assert failed.returncode == 1
-    assert "full/mine.tar.gz" in failed.stderr
+    assert "disk/mine.tar.gz" in failed.stderr
     assert "no space left on device" in failed.stderr
     assert list(full.iterdir()) == []
 

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from labs import free_port, wait_until
+from labs import SmallDisk, free_port, wait_until
 from lesson import cifar10
 from misbehaving_server import PORTAL, MisbehavingServer
 from workspace.bench import cifar10_format
@@ -78,28 +78,6 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in {"CIFAR10_MIRRORS", "WORKSPACE_DATA", "WORKSPACE_CA_BUNDLE"}:
             monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system with the options given, and changes those of the one that is mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = False
-
-    def mount(options: str) -> Path:
-        nonlocal mounted
-        remount = "remount," if mounted else ""
-        command = ["mount", "-t", "tmpfs", "-o", remount + options, "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"only root can mount a small disk: {done.stderr.strip()}")
-        mounted = True
-        return folder
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def assert_right(arrays: cifar10.Arrays) -> None:
@@ -202,22 +180,20 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize(("behaviour", "outcome"), OUTCOMES.items())
-def test_mirror_that_fails_is_named_with_its_outcome(
+def test_mirror_that_fails_is_named_with_its_outcome_and_followed_by_the_next(
     sample: Sample, server: MisbehavingServer, tmp_path: Path, behaviour: str, outcome: str
 ) -> None:
-    message = sample.failure(tmp_path, server.url(behaviour))
+    message = sample.failure(tmp_path / "alone", server.url(behaviour))
     assert f"{server.url(behaviour)}: " in message
     assert outcome in message
-
-
-@pytest.mark.parametrize("behaviour", OUTCOMES)
-def test_mirror_that_fails_is_followed_by_the_next(
-    sample: Sample, server: MisbehavingServer, tmp_path: Path, behaviour: str
-) -> None:
-    assert_right(sample.load(tmp_path, server.url(behaviour), server.url("good")))
+    assert_right(sample.load(tmp_path / "followed", server.url(behaviour), server.url("good")))
     # And what the first has brought is not asked for again, unless it was wrong.
     continued = server.asked("good") != [""]
     assert continued == (behaviour in {"stall", "cut-stubborn", "crawl"})
+
+
+OF_NO_KNOWN_KIND = ["ftp://host/archive", "/mnt/stick/archive", "https:/host/archive"]
+MALFORMED = ["https://", "http://[::1/archive", "http://host:99999/archive", "https:// /x"]
 
 
 def test_refused_connection_and_unknown_host_are_told_apart(sample: Sample, tmp_path: Path) -> None:
@@ -226,16 +202,15 @@ def test_refused_connection_and_unknown_host_are_told_apart(sample: Sample, tmp_
     assert "http://no-such-host.invalid/x: no such host" in message
 
 
-@pytest.mark.parametrize("address", ["ftp://host/archive", "/mnt/stick/archive", "https:/host/archive"])
-def test_address_of_another_kind_is_refused_with_the_kinds_there_are(
-    sample: Sample, tmp_path: Path, address: str
-) -> None:
-    assert "must begin with http://, https:// or file:///" in sample.failure(tmp_path, address)
-
-
-@pytest.mark.parametrize("address", ["https://", "http://[::1/archive", "http://host:99999/archive", "https:// /x"])
-def test_malformed_address_is_refused(sample: Sample, tmp_path: Path, address: str) -> None:
-    assert f"{address}: not an address" in sample.failure(tmp_path, address)
+@pytest.mark.parametrize(
+    ("address", "outcome"),
+    [
+        *((kind, "not an address: it must begin with http://, https:// or file:///") for kind in OF_NO_KNOWN_KIND),
+        *((malformed, "not an address") for malformed in MALFORMED),
+    ],
+)
+def test_what_is_no_address_is_refused(sample: Sample, tmp_path: Path, address: str, outcome: str) -> None:
+    assert f"{address}: {outcome}\n" in sample.failure(tmp_path, address)
 
 
 def test_where_no_mirror_answers_each_address_is_named_once(
@@ -554,7 +529,7 @@ def test_process_that_waits_goes_on_where_the_killed_one_was(
 
 
 def test_disk_that_fills_while_downloading_is_named_and_the_rest_follows_later(
-    sample: Sample, server: MisbehavingServer, small_disk: Callable[[str], Path]
+    sample: Sample, server: MisbehavingServer, small_disk: SmallDisk
 ) -> None:
     folder = small_disk("size=128k")
     message = sample.failure(folder, server.url("good"), server.url("no-ranges"))
@@ -566,7 +541,7 @@ def test_disk_that_fills_while_downloading_is_named_and_the_rest_follows_later(
 
 
 def test_disk_that_fills_while_unpacking_leaves_only_the_archive(
-    sample: Sample, server: MisbehavingServer, small_disk: Callable[[str], Path]
+    sample: Sample, server: MisbehavingServer, small_disk: SmallDisk
 ) -> None:
     folder = small_disk("size=256k")
     assert "the disk is full: " in sample.failure(folder, server.url("good"))
@@ -575,14 +550,14 @@ def test_disk_that_fills_while_unpacking_leaves_only_the_archive(
     assert_right(sample.load(folder))
 
 
-def test_read_only_folder_with_images_is_enough(sample: Sample, small_disk: Callable[[str], Path]) -> None:
+def test_read_only_folder_with_images_is_enough(sample: Sample, small_disk: SmallDisk) -> None:
     folder = small_disk("size=4m")
     sample.load(folder, sample.path.as_uri())
     small_disk("ro")
     assert_right(sample.load(folder))
 
 
-def test_read_only_folder_without_images_is_named(sample: Sample, small_disk: Callable[[str], Path]) -> None:
+def test_read_only_folder_without_images_is_named(sample: Sample, small_disk: SmallDisk) -> None:
     folder = small_disk("size=4m,ro")
     assert f"the data folder {folder} cannot be used: Read-only file system" in sample.failure(folder)
 

@@ -63,10 +63,9 @@ def in_order(*calls: Callable) -> list[object]:
 
 
 def test_the_lesson_to_which_the_link_leads_comes_back_where_it_was_renamed(
-    manager: contents.AtomicContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: Path,
 ) -> None:
-    for name in ("WORK", "STATE"):
-        monkeypatch.setenv(f"WORKSPACE_{name}", str(tmp_path))
+    manager = contents.AtomicContents(root_dir=str(folders / "work"))
 
     async def rename_and_open() -> str:
         await manager.save(notebook("mine"), LESSON)
@@ -76,7 +75,7 @@ def test_the_lesson_to_which_the_link_leads_comes_back_where_it_was_renamed(
         return (await manager.get(path=LESSON))["content"]["cells"][0]["source"]
 
     assert asyncio.run(rename_and_open()).startswith("# Your first image classifier")
-    assert "mine" in (tmp_path / "mine.ipynb").read_text()
+    assert "mine" in (folders / "work/mine.ipynb").read_text()
 
 
 def test_saves_of_one_file_at_once_all_succeed_and_the_last_acknowledged_is_there(
@@ -246,13 +245,13 @@ def test_chunk_without_the_ones_before_is_refused(manager: contents.AtomicConten
 
 def test_what_killed_saves_left_is_gone_after_the_next_start(native_server: NativeServer) -> None:
     work = native_server.folder / "work"
-    left = [work / f"{UNFINISHED}0123", work / "deep" / f"{UNFINISHED}4567"]
-    (work / "deep").mkdir(parents=True)
-    for path in [*left, work / "deep" / ".kept"]:
+    left = work / f"deep/{UNFINISHED}folder/file"
+    left.parent.mkdir(parents=True)
+    for path in (left, work / f"deep/{UNFINISHED}0123", work / "deep/.kept", work / f"{UNFINISHED}4567"):
         path.write_text("half")
     with native_server.running():
-        assert [path for path in left if path.exists()] == []
-        assert (work / "deep" / ".kept").exists()
+        assert [path.name for path in (work / "deep").iterdir()] == [".kept"]
+        assert [path for path in work.iterdir() if path.name.startswith(UNFINISHED)] == []
 
 
 def test_a_start_does_not_look_through_very_many_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,13 +262,6 @@ def test_a_start_does_not_look_through_very_many_folders(tmp_path: Path, monkeyp
     monkeypatch.setattr(files, "_MOST_FOLDERS", 1)
     remove_unfinished(tmp_path)
     assert [path.exists() for path in left] == [False, True]
-
-
-def test_unfinished_folders_go_too(tmp_path: Path) -> None:
-    (tmp_path / f"{UNFINISHED}folder").mkdir()
-    (tmp_path / f"{UNFINISHED}folder" / "file").touch()
-    remove_unfinished(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- the lab's open tabs and settings ---

@@ -1,12 +1,12 @@
 """What the README promises is there."""
 
 import re
-import subprocess
 import sys
 
 import pytest
 from labs import REPOSITORY
 from mutants import MUTANTS
+from workspace.base.programs import ask
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"scripts/([a-z-]+)(?![\w/])", README)))
@@ -61,8 +61,6 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_command_explains_itself(name: str) -> None:
-    shown = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / name, "--help"], capture_output=True, text=True, check=False
-    )
+    shown = ask(sys.executable, REPOSITORY / "scripts" / name, "--help")
     assert shown.returncode == 0, shown.stderr
     assert f"scripts/{name}" in shown.stdout or name == "serve"

@@ -14,6 +14,7 @@ import pytest
 import requests
 import websocket
 from labs import IMAGE, REPOSITORY, Container, Lab, NativeServer, command, wait_until
+from workspace.base.programs import ask
 
 FOREIGN = "https://elsewhere.example"
 OPEN = {"/api", "/favicon.ico", "/login", "/logout", "/robots.txt"}
@@ -85,13 +86,12 @@ LabApp.initialize_server(["--no-browser", "--port=0", "--config=/dev/null"])
 for rule in ServerApp.instance().web_app.wildcard_router.rules:
     print(rule.matcher.regex.pattern)
 """
-    listed = subprocess.run(
-        [sys.executable, "-c", code],
+    listed = ask(
+        sys.executable,
+        "-c",
+        code,
         cwd=tmp_path,
         env=os.environ | {"HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     patterns = {line for line in listed.stdout.splitlines() if line.startswith("/")}
     assert len(patterns) > 30, listed.stderr

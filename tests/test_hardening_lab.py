@@ -236,9 +236,8 @@ def test_clock_before_the_release_is_told_and_a_right_one_is_not() -> None:
     assert preflight.clock(released + 1, released) is None
 
 
-def test_all_that_is_wrong_with_the_machine_is_told_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORK", "DATA", "STATE"):
-        monkeypatch.setenv(f"WORKSPACE_{name}", str(tmp_path))
+@pytest.mark.usefixtures("folders")
+def test_all_that_is_wrong_with_the_machine_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))
     monkeypatch.setattr(preflight.time, "time", lambda: 86400.0)
     told = "\n".join(preflight.warnings())
@@ -247,10 +246,8 @@ def test_all_that_is_wrong_with_the_machine_is_told_at_start(tmp_path: Path, mon
     assert ("/dev/shm has only 64 MB" in told) == Path("/dev/shm").exists()  # noqa: S108
 
 
-def test_user_environment_is_made_once_and_survives_a_half_made_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path))
+@pytest.mark.usefixtures("folders")
+def test_user_environment_is_made_once_and_survives_a_half_made_one() -> None:
     place = environment.make()
     [link] = place.glob("lib/python*/site-packages/workspace.pth")
     made = link.stat().st_mtime_ns

@@ -156,34 +156,29 @@ def test_one_class_is_enough(tmp_path: Path) -> None:
     assert images.load_folder(fill(tmp_path, files)).classes == ["cat"]
 
 
-def test_a_class_that_is_only_tested_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(images.ImagesError, match="test/bird has no counterpart train/bird"):
-        images.load_folder(fill(tmp_path, two_classes() | {"test/bird/1.png": IMAGES["dot.png"]}))
-
-
-def test_an_empty_class_is_refused_by_name(tmp_path: Path) -> None:
-    fill(tmp_path, two_classes())
-    (tmp_path / "train" / "bird").mkdir()
-    with pytest.raises(images.ImagesError, match="train/bird has no usable image"):
-        images.load_folder(tmp_path)
-
-
 def test_a_class_without_test_images_is_learned_and_said(tmp_path: Path) -> None:
     loaded = images.load_folder(fill(tmp_path, two_classes() | {"train/bird/1.png": IMAGES["dot.png"]}))
     assert loaded.classes == ["bird", "cat", "dog"]
     assert "No test images of bird" in loaded.notice
 
 
-@pytest.mark.parametrize(("wanted", "there"), [("train", "train/"), ("test", "tset/"), ("train", "")])
-def test_a_folder_of_which_a_part_is_missing_is_refused_with_the_form_wanted(
-    tmp_path: Path, wanted: str, there: str
+def part(name: str) -> dict[str, bytes]:
+    return {file: content for file, content in two_classes().items() if file.startswith(name)}
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (part("test/"), "no folder train/"),
+        (part("train/") | {"tset/cat/0.png": IMAGES["dot.png"]}, "no folder test/"),  # and tset is no class
+        (two_classes() | {"test/bird/1.png": IMAGES["dot.png"]}, "test/bird has no counterpart train/bird"),
+        (two_classes() | {"train/bird/.DS_Store": b"x"}, "train/bird has no usable image"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_or_images_is_refused_by_name(
+    tmp_path: Path, files: dict[str, bytes], reason: str
 ) -> None:
-    """Where test/ is misspelt, or train/ absent: what is there is not taken for classes."""
-    other = "train" if wanted == "test" else "test"
-    files = {name: content for name, content in two_classes().items() if name.startswith(other)}
-    if wanted == "test":
-        files |= {f"{there}cat/0.png": IMAGES["dot.png"]}
-    with pytest.raises(images.ImagesError, match=f"no folder {wanted}/"):
+    with pytest.raises(images.ImagesError, match=reason):
         images.load_folder(fill(tmp_path, files))
 
 

@@ -131,12 +131,8 @@ def test_pictures_tell_what_they_show_in_the_language(spoken: None, monkeypatch:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A work folder of its own."""
-    for name in ("work", "state"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
-    return tmp_path / "work"
+def work(folders: Path) -> Path:
+    return folders / "work"
 
 
 def heading(lesson: Path) -> str:

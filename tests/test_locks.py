@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY
 from workspace.base.cli import UserError
+from workspace.base.programs import ask
 
 LINUX = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
 MACOS = "aarch64-apple-darwin"
@@ -28,9 +29,7 @@ def resolve(lock: Path, platform: str) -> subprocess.CompletedProcess[str]:
     uv = [REPOSITORY / ".venv" / "bin" / "uv", "pip", "install", "--dry-run", "--target", "/nowhere", "--no-deps"]
     strictly = ["--require-hashes", "--only-binary=:all:", "--python-version=3.13", f"--python-platform={platform}"]
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that PyTorch has a build for
-    return subprocess.run(
-        [*uv, *strictly, "--requirement", lock], env=environment, capture_output=True, text=True, check=False
-    )
+    return ask(*uv, *strictly, "--requirement", lock, env=environment)
 
 
 @pytest.mark.parametrize("platform", [*LINUX, MACOS])
@@ -101,7 +100,7 @@ def test_cpu_wheels_are_locked_with_the_hashes_of_pytorch_s_index_and_no_others_
         """As the image and `.venv` do it."""
         uv = [REPOSITORY / ".venv" / "bin" / "uv", "pip", "install", "--no-deps", "--python-platform", LINUX[0]]
         place = ["--target", tmp_path / "there", "--default-index", index, "--requirement", lock]
-        return subprocess.run([*uv, *place, *more], capture_output=True, text=True, check=False)
+        return ask(*uv, *place, *more)
 
     assert install().returncode == 0
     lock.write_text(re.sub(r"sha256:\w{60}", "sha256:" + "0" * 60, lock.read_text()))

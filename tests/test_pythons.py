@@ -3,12 +3,12 @@
 import ast
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, without_caches
+from workspace.base.programs import ask
 
 SCRIPTS = REPOSITORY / "scripts"
 COMMANDS = sorted(path.name for path in SCRIPTS.iterdir() if path.is_file())
@@ -83,7 +83,7 @@ def test_what_old_pythons_cannot_read_is_noticed(source: str) -> None:
 
 def version(python: Path | str) -> tuple[int, ...]:
     code = "import sys; print('{} {}'.format(*sys.version_info[:2]))"
-    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    asked = ask(python, "-c", code)
     return tuple(map(int, asked.stdout.split()))
 
 
@@ -100,18 +100,14 @@ def test_every_command_says_in_one_line_what_is_needed(python: str | None) -> No
         pytest.skip("this machine has no other Python")
     for name in COMMANDS:
         environment = {"PATH": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1"}
-        refused = subprocess.run(
-            [python, SCRIPTS / name, "--help"], env=environment, capture_output=True, text=True, check=False
-        )
+        refused = ask(python, SCRIPTS / name, "--help", env=environment)
         needed = "{}: Python 3.11, 3.12 or 3.13 is needed, and {} is {}.{}\n"
         assert (refused.returncode, refused.stderr) == (2, needed.format(name, python, *version(python)))
 
 
 def test_python_that_is_too_new_says_so_too() -> None:
     code = "import sys; sys.version_info = (3, 14, 0); import workspace"
-    refused = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": str(SCRIPTS)}, capture_output=True, text=True, check=False
-    )
+    refused = ask(sys.executable, "-c", code, env={"PYTHONPATH": str(SCRIPTS)})
     assert refused.returncode == 2
     assert "Python 3.11, 3.12 or 3.13 is needed" in refused.stderr
 
@@ -134,10 +130,10 @@ def test_command_goes_on_in_a_fitting_python_and_passes_by_a_stand_in_for_one(to
     start = [sys.executable, too_old / "start", "--help"]
     for file in (broken, fits):
         file.chmod(0o755)
-    done = subprocess.run(start, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = ask(*start, env={"PATH": str(tmp_path)})
     assert "--public-host" in done.stdout, done.stderr
     fits.unlink()
-    refused = subprocess.run(start, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    refused = ask(*start, env={"PATH": str(tmp_path)})
     assert refused.returncode == 2
 
 
@@ -151,12 +147,12 @@ def test_help_in_a_new_clone_installs_nothing_and_needs_no_package(name: str, tm
     without_caches(SCRIPTS, tmp_path / "scripts")
     plain = Path(sys.base_prefix) / "bin/python3"
     for command, *arguments in subcommands(name):
-        shown = subprocess.run(
-            [plain, tmp_path / "scripts" / command, *arguments, "--help"],
+        shown = ask(
+            plain,
+            tmp_path / "scripts" / command,
+            *arguments,
+            "--help",
             env={"PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
         )
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith("usage: ")

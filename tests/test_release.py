@@ -8,6 +8,7 @@ import pytest
 import yaml
 from labs import REPOSITORY
 from workspace.base import places
+from workspace.base.programs import ask
 
 WORKFLOWS = {path.name: yaml.safe_load(path.read_text()) for path in (REPOSITORY / ".github" / "workflows").iterdir()}
 JOBS = [(name, key, job) for name, workflow in WORKFLOWS.items() for key, job in workflow["jobs"].items()]
@@ -27,12 +28,7 @@ Path.read_text = lambda self, *_: changelog
 print(module["notes"](sys.argv[2]))
 """
     script = str(REPOSITORY / ".github" / "notes.py")
-    return subprocess.run(
-        [sys.executable, "-c", code, script, tag, checkout_version, changelog],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ask(sys.executable, "-c", code, script, tag, checkout_version, changelog)
 
 
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n- Later.\n\n## 1.2.0 (2027-01-01)\n\n- New.\n\n## 1.1.0\n\n- Old.\n"

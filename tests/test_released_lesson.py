@@ -28,20 +28,18 @@ def released(name: str) -> bytes:
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(folders: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A work folder as the previous release left it, its lesson edited."""
-    for name in ("work", "state"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("CIFAR10_MIRRORS", "none")
-    monkeypatch.setenv("WORKSPACE_DATA", str(drawn_as_cifar10(tmp_path / "data")))
-    for name in (LESSON, *(f"{module}.py" for module in MODULES)):
-        (tmp_path / "work" / name).write_bytes(released(name))
-    edited = nbformat.read(tmp_path / "work" / LESSON, as_version=4)
+    drawn_as_cifar10(folders / "data")
+    work, delivered = folders / "work", (LESSON, *(f"{module}.py" for module in MODULES))
+    for name in delivered:
+        (work / name).write_bytes(released(name))
+    edited = nbformat.read(work / LESSON, as_version=4)
     edited.cells[0].source += "\n\nMy own words."
-    nbformat.write(edited, tmp_path / "work" / LESSON)
-    (tmp_path / "state/seeded.json").write_text(json.dumps({LESSON: "0", **{f"{name}.py": "0" for name in MODULES}}))
-    return tmp_path / "work"
+    nbformat.write(edited, work / LESSON)
+    (folders / "state/seeded.json").write_text(json.dumps(dict.fromkeys(delivered, "0")))
+    return work
 
 
 def accuracy_of_a_small_run(work: Path) -> float:

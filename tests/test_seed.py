@@ -8,26 +8,15 @@ from workspace.lab import seed
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("delivered", "work", "state"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(places, "DELIVERED", tmp_path / "delivered")
-    monkeypatch.setenv("WORKSPACE_WORK", str(tmp_path / "work"))
-    monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path / "state"))
-    (tmp_path / "delivered/lesson.ipynb").write_text("first release")
-    return tmp_path
+def delivered(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folders / "delivered").mkdir()
+    monkeypatch.setattr(places, "DELIVERED", folders / "delivered")
+    (folders / "delivered/lesson.ipynb").write_text("first release")
 
 
 def test_missing_lesson_is_seeded(folders: Path) -> None:
     seed.seed()
     assert (folders / "work/lesson.ipynb").read_text() == "first release"
-
-
-def test_edited_lesson_is_never_touched(folders: Path) -> None:
-    seed.seed()
-    (folders / "work/lesson.ipynb").write_text("my edit")
-    assert seed.seed() == []
-    assert (folders / "work/lesson.ipynb").read_text() == "my edit"
 
 
 def test_unedited_lesson_follows_a_new_release(folders: Path) -> None:
@@ -70,9 +59,10 @@ def test_what_an_earlier_release_remembered_of_all_that_is_in_a_file_counts(fold
     assert (folders / "work/lesson.ipynb").read_text() == _notebook("new")
 
 
-def test_edited_lesson_survives_a_new_release_which_is_announced(folders: Path) -> None:
+def test_edited_lesson_is_never_touched_and_a_new_release_is_announced(folders: Path) -> None:
     seed.seed()
     (folders / "work/lesson.ipynb").write_text("my edit")
+    assert seed.seed() == []
     (folders / "delivered/lesson.ipynb").write_text("second release")
     [line] = seed.seed()
     assert "lesson.ipynb was edited or run" in line

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import requests
 import websocket
 from editors import Editor
 from labs import Container, free_port, wait_until
+from workspace.base.programs import ask
 from workspace.host import causes, start
 
 HOST = "workspace.localhost"  # resolved by no name server, and everywhere this machine
@@ -64,9 +64,7 @@ class _Named(requests.adapters.HTTPAdapter):
 @pytest.fixture(scope="module")
 def caddy(engine: None, checkout: Path) -> Iterator[None]:  # noqa: ARG001
     """An image of Caddy, under a name that nobody else's has."""
-    built = subprocess.run(
-        ["docker", "build", "--tag", CADDY, "-"], input=DOCKERFILE, text=True, capture_output=True, check=False
-    )
+    built = ask("docker", "build", "--tag", CADDY, "-", input=DOCKERFILE)
     assert built.returncode == 0, built.stderr
     overlay = checkout / "docker/tls.yml"
     text = overlay.read_text()
@@ -258,12 +256,12 @@ def test_taken_port_is_named_with_what_chooses_another() -> None:
 
 def test_tls_without_docker_is_refused_in_one_line(checkout: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        refused = subprocess.run(
-            [shutil.which("python3") or "python3", checkout / "scripts/start", "--native", "--tls"],
+        refused = ask(
+            shutil.which("python3") or "python3",
+            checkout / "scripts/start",
+            "--native",
+            "--tls",
             env=os.environ | {"HOME": folder},
-            capture_output=True,
-            text=True,
-            check=False,
         )
     assert refused.returncode == 2
     assert "TLS needs Docker" in refused.stderr

@@ -16,6 +16,7 @@ from small import command, images_of_two_kinds
 from workspace.bench import gpu
 
 SCRIPT = str(REPOSITORY / "notebooks/train_ddp.py")
+TWO_HERE = ["--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,17 @@ def start(torchrun: list[str], data: Path, output: Path, script: str = SCRIPT, *
     )
 
 
-def weights(output: Path, *processes: subprocess.Popen) -> dict[str, torch.Tensor]:
-    """What the processes trained together, when they have ended."""
+def ended(*processes: subprocess.Popen) -> str:
+    """What the processes said until they ended well."""
+    said = ""
     for process in processes:
-        said, _ = process.communicate(timeout=400)
+        said += process.communicate(timeout=400)[0]
         assert process.returncode == 0, said
+    return said
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    """What was trained, and learned."""
     assert json.loads((output / "metrics.json").read_text())["accuracy"] == 1
     return torch.load(output / "weights.pt", weights_only=True)
 
@@ -74,9 +81,7 @@ def test_threads_of_the_group_end_with_it(data: Path, tmp_path: Path) -> None:
         "torch.distributed.destroy_process_group = destroy\n"
         "train_ddp.main()\n"
     )
-    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path, str(script))
-    said, _ = two.communicate(timeout=400)
-    assert two.returncode == 0, said
+    ended(start(TWO_HERE, data, tmp_path, str(script)))
 
 
 @contextlib.contextmanager
@@ -91,8 +96,8 @@ def meeting_point() -> Iterator[list[str]]:
 
 def test_two_nodes_reach_the_weights_of_one(data: Path, alone: dict, tmp_path: Path) -> None:
     with meeting_point() as meeting:
-        nodes = [start(meeting, data, tmp_path) for _ in range(2)]
-        assert differs(weights(tmp_path, *nodes), alone) < 1e-5
+        ended(*[start(meeting, data, tmp_path) for _ in range(2)])
+    assert differs(weights(tmp_path), alone) < 1e-5
 
 
 PRETENDS = f"""\
@@ -117,10 +122,9 @@ def test_two_processes_share_the_cpu_where_there_is_not_a_gpu_for_each(
 ) -> None:
     script = tmp_path / "pretends.py"
     script.write_text(f"{PRETENDS}train_ddp.main()\n")
-    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path, str(script), GPUS=str(gpus))
-    said, _ = two.communicate(timeout=400)
+    said = ended(start(TWO_HERE, data, tmp_path, str(script), GPUS=str(gpus)))
     assert f"2 processes, all on the CPU, by gloo (GPUs to be used here: {gpus})" in said
-    assert differs(weights(tmp_path, two), alone) < 1e-5
+    assert differs(weights(tmp_path), alone) < 1e-5
 
 
 CHOOSES = f"""{PRETENDS}
@@ -134,9 +138,7 @@ train_ddp.main()
 def test_with_a_gpu_for_each_process_every_one_takes_its_own(data: Path, tmp_path: Path) -> None:
     script = tmp_path / "chooses.py"
     script.write_text(CHOOSES)
-    two = start(["--standalone", "--nproc-per-node=2"], data, tmp_path, str(script), GPUS="2")
-    said, _ = two.communicate(timeout=400)
-    assert two.returncode == 0, said
+    said = ended(start(TWO_HERE, data, tmp_path, str(script), GPUS="2"))
     assert [(tmp_path / f"process-{rank}").read_text() for rank in range(2)] == ["cuda:0 nccl", "cuda:1 nccl"]
     assert "2 processes, a GPU each, by NCCL" in said
 
@@ -145,10 +147,7 @@ def test_a_machine_without_a_gpu_brings_all_to_the_cpu(data: Path, tmp_path: Pat
     script = tmp_path / "chooses.py"
     script.write_text(CHOOSES)
     with meeting_point() as meeting:
-        nodes = [start(meeting, data, tmp_path, str(script), GPUS=gpus) for gpus in ("1", "0")]
-        for node in nodes:
-            said, _ = node.communicate(timeout=400)
-            assert node.returncode == 0, said
+        ended(*[start(meeting, data, tmp_path, str(script), GPUS=gpus) for gpus in ("1", "0")])
     assert [(tmp_path / f"process-{rank}").read_text() for rank in range(2)] == ["cpu None", "cpu None"]
 
 

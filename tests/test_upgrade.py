@@ -17,6 +17,7 @@ import pytest
 from labs import IMAGE, REPOSITORY, Container, Lab, NativeServer, free_port, wait_until
 from small import METRICS, notebook
 from workspace.base.places import LESSON
+from workspace.base.programs import ask
 from workspace.host import inside
 from workspace.lab import environment
 
@@ -70,9 +71,7 @@ class Native(NativeServer):
     def shell(self, *words: str) -> subprocess.CompletedProcess[str]:
         """A command of the system, likewise."""
         environment = self.environment(JUPYTER_PATH=str(self.code / "docker"))
-        return subprocess.run(
-            words, cwd=self.folder / "work", env=environment, capture_output=True, text=True, check=False
-        )
+        return ask(*words, cwd=self.folder / "work", env=environment)
 
 
 @dataclass(frozen=True)
@@ -210,8 +209,7 @@ def installed(python: str, name: str, *, asked_for: bool = True, needs: str = ""
 
 
 @pytest.fixture
-def this_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    monkeypatch.setenv("WORKSPACE_STATE", str(tmp_path))
+def this_python(folders: Path) -> str:  # noqa: ARG001
     return environment.folder().name
 
 

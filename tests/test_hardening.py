@@ -382,7 +382,7 @@ def test_rotation_ends_the_token_and_every_login_and_prints_the_new_link(fresh: 
     assert new.get("/api/contents", new.token).status_code == 200
     assert new.get("/api/contents", lab.token).status_code == 403
     assert new.request("GET", "/api/contents", cookies=old).status_code == 403
-    assert fresh.command("scripts/token", "show").stdout.strip() == new.link
+    assert fresh.command("scripts/link").stdout.strip() == new.link
 
 
 def test_rotation_rewrites_the_token_file_that_was_given_and_keeps_its_owner(fresh: Container, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def compose(compose_command: None) -> None:
     """Every test here needs Compose."""
 
 
-def configuration(*files: str, service: str = "workspace", **environment: str) -> dict:
+def project(*files: str, **environment: str) -> dict:
     arguments = [argument for file in files for argument in ("-f", file)]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("WORKSPACE_", "JUPYTER_"))}
     done = subprocess.run(
@@ -27,7 +27,11 @@ def configuration(*files: str, service: str = "workspace", **environment: str) -
         text=True,
         check=True,
     )
-    return json.loads(done.stdout)["services"][service]
+    return json.loads(done.stdout)
+
+
+def configuration(*files: str, **environment: str) -> dict:
+    return project(*files, **environment)["services"]["workspace"]
 
 
 def test_no_setting_is_required() -> None:
@@ -62,13 +66,11 @@ def test_which_gpus_is_one_variable_and_cuda_s_own_is_passed() -> None:
 
 def test_gpus_of_a_cluster_are_its_workers_alone() -> None:
     files = ("docker-compose.yml", "docker/cluster.yml", "docker/cluster.gpu.yml")
-    devices = {
-        service: configuration(*files, service=service).get("deploy", {}).get("resources")
-        for service in ("workspace", "scheduler", "worker", "certificates")
-    }
+    services = project(*files)["services"]
+    devices = {name: service.get("deploy", {}).get("resources") for name, service in services.items()}
     assert devices.pop("worker")["reservations"]["devices"][0]["device_ids"] == ["all"]
-    assert set(devices.values()) == {None}
-    assert configuration(*files)["build"]["args"]["WHEELS"] == "cuda"
+    assert devices == {"workspace": None, "scheduler": None, "certificates": None}
+    assert services["workspace"]["build"]["args"]["WHEELS"] == "cuda"
 
 
 def test_gpu_overlay_stays_short() -> None:
@@ -93,11 +95,9 @@ def test_proxy_and_authorities_reach_build_and_run_time() -> None:
 
 
 def test_authorities_that_the_machine_names_reach_the_build_alone() -> None:
-    command = ["docker", "compose", "config", "--format", "json"]
-    environment = {"PATH": os.environ["PATH"], "REQUESTS_CA_BUNDLE": "/etc/theirs.pem"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["secrets"]["ca"]["file"] == "/etc/theirs.pem"
-    assert "/etc/theirs.pem" not in str(json.loads(done.stdout)["services"])
+    told = project(SSL_CERT_FILE="", REQUESTS_CA_BUNDLE="/etc/theirs.pem")
+    assert told["secrets"]["ca"]["file"] == "/etc/theirs.pem"
+    assert "/etc/theirs.pem" not in str(told["services"])
 
 
 def test_folder_with_a_colon_is_refused_in_one_line(checkout: Path, engine: None) -> None:  # noqa: ARG001

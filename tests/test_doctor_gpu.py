@@ -154,7 +154,7 @@ def test_hand_over(
     toolkit: str | None,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(engine, "hand_over", lambda: (said, {}))
+    monkeypatch.setattr(gpu, "ask_engine", lambda: (said, {}))
     monkeypatch.setattr(engine, "info", lambda: {"Runtimes": runtimes})
     if toolkit:
         machine.says("nvidia-ctk", f"NVIDIA Container Toolkit CLI version {toolkit}\ncommit: 2f4e2bb\n")
@@ -162,12 +162,15 @@ def test_hand_over(
     assert verdict.kind == kind
     states = {"well": State.WELL, "gpu-toolkit-old": State.WARNING, "unknown": State.WARNING}
     assert verdict.state is states.get(kind, State.BROKEN)
+    helps = {"gpu-number": "WORKSPACE_GPUS", "gpu-driver": "nvidia-smi", "gpu-driver-changed": "sudo reboot"}
+    if verdict.state is State.BROKEN:
+        assert helps.get(kind, "NVIDIA Container Toolkit") in verdict.text
 
 
 def test_several_gpus_by_cdi_are_refused_and_one_is_not(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.says("nvidia-ctk", "NVIDIA Container Toolkit CLI version 1.20.0")
     for gpus, kind in (("nvidia.com/gpu=0", "well"), ("nvidia.com/gpu=0,nvidia.com/gpu=1", "gpu-cdi-one")):
-        monkeypatch.setattr(engine, "hand_over", lambda: (NOT_FOUND, {"WORKSPACE_GPUS": gpus}))  # noqa: B023
+        monkeypatch.setattr(gpu, "ask_engine", lambda: (NOT_FOUND, {"WORKSPACE_GPUS": gpus}))  # noqa: B023
         assert gpu.hand_over().kind == kind
 
 
@@ -181,7 +184,7 @@ def test_start_with_a_gpu_names_the_first_layer_that_is_broken(
 
     monkeypatch.setattr(engine, "info", dict)
     said = [f'{FAILED}could not select device driver "" with capabilities: [[gpu]].']
-    monkeypatch.setattr(engine, "hand_over", lambda: (said[0], {}))
+    monkeypatch.setattr(gpu, "ask_engine", lambda: (said[0], {}))
     assert "has no NVIDIA GPU" in refusal()
     machine.has_card()
     machine.says("modinfo", "", 1)

@@ -17,7 +17,6 @@ from stand_ins import program
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State
 from workspace.host import causes, gpu
-from workspace.host import engine as host_engine
 from workspace.host.causes import Cause
 
 # What NVIDIA's hook does, as far as it can be seen from here: the driver's programs come into the container's root,
@@ -264,6 +263,6 @@ def test_an_engine_that_knows_no_way_to_a_gpu_is_told_with_the_command_that_help
     lacking = Engine(tmp_path, way)
     monkeypatch.setenv("DOCKER_HOST", lacking.address)
     with lacking.running():
-        said, variables = host_engine.hand_over()
+        said, variables = gpu.ask_engine()
     assert (causes.find(said), variables) == (Cause.GPU_HAND_OVER, {})
     assert "sudo nvidia-ctk runtime configure --runtime=docker" in causes.explain(said)

@@ -24,10 +24,6 @@ from workspace.host import causes, compose, start
     [
         ('could not select device driver "nvidia" with capabilities: [[gpu]]', "NVIDIA Container Toolkit"),
         ("unknown or invalid runtime name: nvidia", "NVIDIA Container Toolkit"),
-        ("unresolvable CDI devices nvidia.com/gpu=all", "NVIDIA Container Toolkit"),
-        ("failed to discover GPU vendor from CDI: no known GPU vendor found", "NVIDIA Container Toolkit"),
-        ("nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1", "nvidia-smi"),
-        ("nvidia-container-cli: device error: 7: unknown device: unknown", "WORKSPACE_GPUS"),
         ("Bind for 0.0.0.0:8888 failed: port is already allocated", "scripts/start --port 8889"),
         ("listen tcp4 192.0.2.1:8888: bind: cannot assign requested address", "hostname -I"),
         ("Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", "WORKSPACE_CPUS"),

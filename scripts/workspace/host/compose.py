@@ -260,10 +260,9 @@ class Workspace:
             stderr=subprocess.PIPE,
             text=True,
         )
-        if done.returncode and not done.stderr.strip():
-            raise UserError(f"the container ended before it was through (exit code {done.returncode}); do it again")
         if done.returncode:
-            raise UserError(programs.last_words(done.stderr))
+            killed = f"the container ended before it was through (exit code {done.returncode}); do it again"
+            raise UserError(programs.last_words(done.stderr) if done.stderr.strip() else killed)
         return done.stderr
 
     def last_words(self) -> str | None:

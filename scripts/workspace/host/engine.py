@@ -13,7 +13,6 @@ from typing import Any
 from workspace.base import programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
-from workspace.host import causes
 from workspace.host.causes import Cause
 
 _OLDEST = 25
@@ -22,9 +21,6 @@ _ANSWERS_WITHIN_S = 20
 _ELSEWHERE = {cause.kind for cause in (Cause.ENGINE_SILENT, Cause.ENGINE_UNREACHABLE, Cause.NO_DOCKER)}
 
 _MACHINES_OWN = 512 << 20
-NOT_HANDED_OVER = (Cause.GPU_HAND_OVER, Cause.GPU_CDI_FILE)
-_CDI = "nvidia.com/gpu="
-"""What a GPU's name begins with in CDI, the engine's own way to hand over devices that a file describes."""
 
 
 class UnreachableError(UserError):
@@ -91,25 +87,6 @@ def info() -> dict[str, Any]:
     """What the engine says of itself; empty where it says nothing."""
     told = _run("info", "--format", "{{json .}}").stdout
     return json.loads(told) if told.startswith("{") else {}
-
-
-def hand_over() -> tuple[str, dict[str, str]]:
-    """Ask the engine for the GPUs by an empty image: what it says, the last of it that there is nothing to run.
-
-    With it come the variables by which docker-compose.gpu.yml asks in the way that works: by NVIDIA's runtime or hook,
-    which need none, or by CDI, which an engine without those may have.
-    """
-    image = programs.ask("docker", "import", "-", input="\0" * 10240).stdout.strip()
-    # There is nothing to run in an empty image; only a failure to hand over the GPU comes before that is noticed.
-    gpus = settings.get("WORKSPACE_GPUS") or "all"
-    said, variables = _run("run", "--rm", f'--gpus="device={gpus}"', image, "nothing").stderr, {}
-    if causes.find(said) in NOT_HANDED_OVER:
-        devices = [f"{_CDI}{name}" for name in gpus.removeprefix(_CDI).split(",")]
-        by_cdi = _run("run", "--rm", *(f"--device={device}" for device in devices), image, "nothing").stderr
-        if causes.find(by_cdi) not in NOT_HANDED_OVER:
-            said, variables = by_cdi, {"WORKSPACE_GPU_DRIVER": "cdi", "WORKSPACE_GPUS": ",".join(devices)}
-    _run("image", "rm", "--force", image)
-    return said, variables
 
 
 def _how_to_start_it() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lesson.system import LOST, lost
 
-from workspace.base import places, programs, verdicts
+from workspace.base import places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
 from workspace.host import causes, engine
@@ -23,6 +23,9 @@ _OLDEST_TOOLKIT = (1, 17, 8)  # before, whoever made an image could leave its co
 _NVIDIA, _DISPLAYS = "0x10de", ("0x0300", "0x0302")
 _DRIVER = "proc/driver/nvidia/version"
 _TOOLKIT = ("nvidia-ctk", "nvidia-container-cli", "nvidia-container-runtime-hook")
+_NOT_HANDED_OVER = (Cause.GPU_HAND_OVER, Cause.GPU_CDI_FILE)
+_CDI = "nvidia.com/gpu="
+"""What a GPU's name begins with in CDI, the engine's own way to hand over devices that a file describes."""
 
 # Asked in a process of its own, whose Python has the packages.
 _ASK_PYTORCH = """\
@@ -81,8 +84,28 @@ def loaded_driver(root: Path = MACHINE) -> str:
 
 def hand_over() -> Verdict:
     """Whether the engine hands the GPUs to a container, tried by one that has nothing to run."""
-    said, variables = engine.hand_over()
-    return _look_at(said, variables)
+    return _look_at(*ask_engine())
+
+
+def ask_engine() -> tuple[str, dict[str, str]]:
+    """Ask the engine for the GPUs by an empty image: what it says, the last of it that there is nothing to run.
+
+    With it come the variables by which docker-compose.gpu.yml asks in the way that works: by NVIDIA's runtime or hook,
+    which need none, or by CDI, which an engine without those may have.
+    """
+    image = programs.ask("docker", "import", "-", input="\0" * 10240).stdout.strip()
+    # There is nothing to run in an empty image; only a failure to hand over the GPU comes before that is noticed.
+    gpus = settings.get("WORKSPACE_GPUS") or "all"
+    said, variables = programs.ask("docker", "run", "--rm", f'--gpus="device={gpus}"', image, "nothing").stderr, {}
+    if causes.find(said) in _NOT_HANDED_OVER:
+        devices = [f"{_CDI}{name}" for name in gpus.removeprefix(_CDI).split(",")]
+        by_cdi = programs.ask(
+            "docker", "run", "--rm", *(f"--device={device}" for device in devices), image, "nothing"
+        ).stderr
+        if causes.find(by_cdi) not in _NOT_HANDED_OVER:
+            said, variables = by_cdi, {"WORKSPACE_GPU_DRIVER": "cdi", "WORKSPACE_GPUS": ",".join(devices)}
+    programs.ask("docker", "image", "rm", "--force", image)
+    return said, variables
 
 
 def _look_at(said: str, variables: dict[str, str]) -> Verdict:
@@ -91,7 +114,7 @@ def _look_at(said: str, variables: dict[str, str]) -> Verdict:
         return Cause.GPU_CDI_ONE.broken()
     if cause := _cause(said):
         has_toolkit = any(map(shutil.which, _TOOLKIT)) or "nvidia" in engine.info().get("Runtimes", {})
-        if cause in engine.NOT_HANDED_OVER and not has_toolkit:
+        if cause in _NOT_HANDED_OVER and not has_toolkit:
             return Cause.GPU_TOOLKIT.broken()
         return verdicts.broken(cause.kind, causes.explain(said))
     if "nothing" not in said:  # which is not found: that comes last
@@ -137,7 +160,7 @@ def require(root: Path = MACHINE) -> dict[str, str]:
 
     The variables by which docker-compose.gpu.yml asks for them. Raises UserError with the first layer that is broken.
     """
-    said, variables = engine.hand_over()
+    said, variables = ask_engine()
     tried = _look_at(said, variables)
     if tried.state is not State.BROKEN:
         return variables

@@ -149,12 +149,9 @@ def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
 
 def issuer(host: str) -> str:
     """Who certifies `host`: Let's Encrypt (acme) where the world knows the name, else Caddy itself (internal)."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        *parents, last = host.split(".")
-        return "internal" if not parents or last in _NOBODYS_TOP_LEVEL else "acme"
-    return "internal"
+    *parents, last = host.split(".")
+    is_address = last.isdigit() or ":" in last
+    return "internal" if not parents or is_address or last in _NOBODYS_TOP_LEVEL else "acme"
 
 
 def _check(options: Options) -> None:

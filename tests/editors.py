@@ -1,13 +1,13 @@
 """What an editor does with the link: the four steps of VS Code's "Existing Jupyter Server", in its order and manner."""
 
 import contextlib
-import json
 import ssl
 import uuid
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import requests
 import websocket
+from labs import execute, printed
 
 UNTRUSTED = {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
 """A certificate that no authority signed, which the editor asks about once and then takes."""
@@ -42,29 +42,17 @@ class Editor:
 
     def run_cell(self, kernel: str, code: str) -> str:
         """Step 4: a cell over the kernel's socket, with no Origin, as from a desktop; what it prints."""
-        session = uuid.uuid4().hex
         address = f"ws{self._base.removeprefix('http')}/api/kernels/{kernel}/channels"
         socket = websocket.create_connection(
-            f"{address}?session_id={session}&token={self._token}",
+            f"{address}?session_id={uuid.uuid4().hex}&token={self._token}",
             header=[f"Authorization: token {self._token}"],
             suppress_origin=True,
             sslopt=UNTRUSTED,
             timeout=60,
         )
-        asked = {"msg_id": uuid.uuid4().hex, "msg_type": "execute_request", "username": "", "session": session}
-        content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
-        message = {"header": asked | {"version": "5.3"}, "parent_header": {}, "metadata": {}, "content": content}
-        printed = ""
         with contextlib.closing(socket):
-            socket.send(json.dumps(message | {"channel": "shell"}))
-            while True:
-                answer = json.loads(socket.recv())
-                if answer["parent_header"].get("msg_id") != asked["msg_id"]:
-                    continue
-                if answer["msg_type"] == "stream":
-                    printed += answer["content"]["text"]
-                if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
-                    return printed
+            execute(socket, code)
+            return printed(socket)
 
     def _ask(self, method: str, path: str, **options: object) -> requests.Response:
         headers = {"Authorization": f"token {self._token}"}

@@ -36,6 +36,32 @@ SmallDisk = Callable[[str], Path]
 """Mounts a file system with options such as `size=4m`, or changes those of the one that is mounted; where it is."""
 
 
+THEME = "/lab/api/settings/@jupyterlab/apputils-extension:themes"
+TABS = "/lab/api/workspaces/default"
+"""Where the lab keeps a setting, and which tabs are open."""
+
+
+def execute(channel: websocket.WebSocket, code: str) -> None:
+    """Have a kernel run `code`, as a cell."""
+    request = Session().msg("execute_request", {"code": code}) | {"channel": "shell"}
+    channel.send(json.dumps(request, default=json_default))
+
+
+def printed(channel: websocket.WebSocket) -> str:
+    """What a cell prints until it has ended. Fails if it raises."""
+    said = ""
+    while True:
+        answer = json.loads(channel.recv())
+        if answer["parent_header"].get("msg_type") != "execute_request":
+            continue
+        if answer["msg_type"] == "stream":
+            said += answer["content"]["text"]
+        if answer["msg_type"] == "execute_reply":
+            assert answer["content"]["status"] == "ok", answer["content"]
+        if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
+            return said
+
+
 @dataclass(frozen=True)
 class Lab:
     """A running lab, seen from outside."""
@@ -61,27 +87,16 @@ class Lab:
     def run(self, code: str, timeout_s: float = 60) -> str:
         """Run `code` in a new kernel, as the browser does, and return what it prints. Fails if the code raises."""
         kernel = self.request("POST", "/api/kernels", self.token, json={"name": "python3"}).json()["id"]
-        printed = ""
         with contextlib.closing(self.send(kernel, code, timeout_s)) as channel:
-            while True:
-                answer = json.loads(channel.recv())
-                if answer["parent_header"].get("msg_type") != "execute_request":
-                    continue
-                if answer["msg_type"] == "stream":
-                    printed += answer["content"]["text"]
-                if answer["msg_type"] == "execute_reply":
-                    assert answer["content"]["status"] == "ok", answer["content"]
-                if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
-                    break
+            said = printed(channel)
         self.request("DELETE", f"/api/kernels/{kernel}", self.token)
-        return printed
+        return said
 
     def send(self, kernel: str, code: str, timeout_s: float = 60, session: str = "") -> websocket.WebSocket:
         """Send `code` to a kernel; the answers come over the socket that is returned, or a later one of `session`."""
         address = f"ws{self.url.removeprefix('http')}/api/kernels/{kernel}/channels?session_id={session}"
         channel = websocket.create_connection(address, header=[f"Authorization: token {self.token}"], timeout=timeout_s)
-        request = Session().msg("execute_request", {"code": code}) | {"channel": "shell"}
-        channel.send(json.dumps(request, default=json_default))
+        execute(channel, code)
         return channel
 
     def in_terminal(self, name: str, line: str, until: str, timeout_s: float = 60) -> str:
@@ -140,7 +155,8 @@ class NativeServer:
         return programs.ask(*self.command(), env=self.environment(**environment), timeout=60)
 
     @contextlib.contextmanager
-    def running(self, **environment: str) -> Iterator[Lab]:
+    def process(self, **environment: str) -> Iterator[tuple[Lab, subprocess.Popen]]:
+        """The lab and its process, which may be killed: what it then leaves stays."""
         log = self.folder / "server.log"
         with log.open("w") as stream:
             process = subprocess.Popen(
@@ -150,10 +166,18 @@ class NativeServer:
             lab = Lab(f"http://127.0.0.1:{self.port}/?token=none")
             wait_until(lambda: process.poll() is not None or _answers(lab))
             assert process.poll() is None, log.read_text()
-            yield Lab(lab.link.replace("none", Path(f"/tmp/workspace-test-{self.port}/token").read_text()))  # noqa: S108
+            token = Path(f"/tmp/workspace-test-{self.port}/token").read_text()  # noqa: S108
+            yield Lab(lab.link.replace("none", token)), process
         finally:
             process.terminate()
             process.wait(60)
+
+    @contextlib.contextmanager
+    def running(self, **environment: str) -> Iterator[Lab]:
+        try:
+            with self.process(**environment) as (lab, _):
+                yield lab
+        finally:
             shutil.rmtree(f"/tmp/workspace-test-{self.port}", ignore_errors=True)  # noqa: S108
 
 

@@ -40,6 +40,23 @@ def notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS) -> Pa
     return path
 
 
+INSTALLING = r"""
+import zipfile
+with zipfile.ZipFile("mine-{version}-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("mine.py", "version = '{version}'")
+    metadata = "Metadata-Version: 2.1\nName: mine\nVersion: {version}\n{needs}"
+    wheel.writestr("mine-{version}.dist-info/METADATA", metadata)
+    wheel.writestr("mine-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr("mine-{version}.dist-info/RECORD", "")
+%pip install --quiet --no-index --no-deps {{wheel.filename}}
+"""
+
+
+def installing(version: str, needs: str = "") -> str:
+    """A cell that makes a package `mine`, so that no network is needed, and installs it."""
+    return INSTALLING.format(version=version, needs=needs and f"Requires-Dist: {needs}")
+
+
 def arguments(name: str, *given: object) -> list[str]:
     return [sys.executable, str(REPOSITORY / "scripts" / name), *map(str, given)]
 

@@ -1,6 +1,5 @@
 """Nothing is lost: backup and restore, and labs that are killed while they save."""
 
-import contextlib
 import hashlib
 import io
 import json
@@ -12,13 +11,13 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 import requests
-from labs import REPOSITORY, Container, Lab, NativeServer, SmallDisk, wait_until
+from labs import REPOSITORY, TABS, THEME, Container, Lab, NativeServer, SmallDisk, wait_until
 from workspace.base.cli import UserError
 from workspace.base.files import UNFINISHED
 from workspace.host import backup as backup_command
@@ -473,29 +472,11 @@ print(weights.min().item() == weights.max().item() > 0)
 def test_saves_survive_a_killed_server(native_server: NativeServer) -> None:
     rounds, number = ROUNDS - ROUNDS // 2, 1
     for _ in range(rounds):
-        with running(native_server) as (lab, kill):
-            acknowledged, number = save_until_killed(lab, number + 1, kill)
+        with native_server.process() as (lab, process):
+            acknowledged, number = save_until_killed(lab, number + 1, process.kill)
         assert json.loads((native_server.folder / "work/saved.ipynb").read_text())["nbformat"] == 4  # for other readers
         with native_server.running() as lab:
             assert acknowledged <= read(lab) <= number
-
-
-@contextlib.contextmanager
-def running(server: NativeServer) -> Iterator[tuple[Lab, Callable[[], None]]]:
-    """A server that can be killed."""
-    with (server.folder / "server.log").open("w") as log:
-        process = subprocess.Popen(server.command(), env=server.environment(), stdout=log, stderr=log)
-    lab = Lab(f"http://127.0.0.1:{server.port}/?token=none")
-    runtime = Path(server.environment()["JUPYTER_RUNTIME_DIR"])
-
-    def answers() -> bool:
-        with contextlib.suppress(requests.ConnectionError):
-            return lab.get("/api").ok
-        return False
-
-    wait_until(answers)
-    yield Lab(lab.link.replace("none", (runtime / "token").read_text())), lambda: os.kill(process.pid, signal.SIGKILL)
-    process.wait(30)
 
 
 def test_saves_and_checkpoints_survive_a_killed_container(fresh: Container) -> None:
@@ -540,8 +521,8 @@ def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fres
     lab = Lab(fresh.command("scripts/link").stdout.strip())
     assert "MB are free in /workspace" in fresh.command("docker", "compose", "logs").stdout
     assert lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(1)).ok
-    tabs, layout = "/lab/api/workspaces/default", {"data": {"mark": "first"}, "metadata": {"id": "default"}}
-    assert lab.request("PUT", tabs, lab.token, json=layout).ok
+    layout = {"data": {"mark": "first"}, "metadata": {"id": "default"}}
+    assert lab.request("PUT", TABS, lab.token, json=layout).ok
     fresh.inside("sh", "-c", "cat /dev/zero > /workspace/filling")
     refused = lab.request("PUT", "/api/contents/saved.ipynb", lab.token, json=notebook(2))
     assert refused.status_code == 500
@@ -551,10 +532,10 @@ def test_full_disk_is_told_at_start_refuses_the_save_and_keeps_the_notebook(fres
     assert restored.status_code == 500
     assert "No space left on device" in restored.text
     assert read(lab) == 1
-    theme = lab.request("PUT", "/lab/api/settings/@jupyterlab/apputils-extension:themes", lab.token, json={"raw": "{}"})
+    theme = lab.request("PUT", THEME, lab.token, json={"raw": "{}"})
     assert "No space left on device" in theme.text
     layout = {"data": {"mark": "second"}, "metadata": {"id": "default"}}
-    assert lab.request("PUT", tabs, lab.token, json=layout).status_code == 500
-    assert lab.get(tabs, lab.token).json()["data"] == {"mark": "first"}
+    assert lab.request("PUT", TABS, lab.token, json=layout).status_code == 500
+    assert lab.get(TABS, lab.token).json()["data"] == {"mark": "first"}
     made = fresh.command("scripts/backup", str(fresh.checkout / "rescued.tar.gz"))
     assert made.returncode == 0, made.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from labs import Lab, NativeServer
+from labs import TABS, THEME, Lab, NativeServer
 from tornado.web import HTTPError
 from workspace.base import files
 from workspace.base.files import UNFINISHED, remove_unfinished
@@ -265,9 +265,6 @@ def test_a_start_does_not_look_through_very_many_folders(tmp_path: Path, monkeyp
 
 
 # --- the lab's open tabs and settings ---
-
-THEME = "/lab/api/settings/@jupyterlab/apputils-extension:themes"
-TABS = "/lab/api/workspaces/default"
 
 
 def write(lab: Lab, mark: str) -> tuple[requests.Response, requests.Response]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from labs import IMAGE, Container, Lab, free_port, wait_until
+from labs import IMAGE, TABS, THEME, Container, Lab, free_port, wait_until
+from small import installing
 from workspace.lab import deaths, environment, preflight
 
 
@@ -26,34 +27,20 @@ def small_lab(small: Container) -> Lab:
     return small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
 
 
-def package(version: str) -> str:
-    """Code that makes a package to install, so that no network is needed, and installs it."""
-    return (
-        "import pathlib\n"
-        "pathlib.Path('/tmp/greeting').mkdir(exist_ok=True)\n"
-        f"pathlib.Path('/tmp/greeting/greeting.py').write_text('version = \"{version}\"')\n"
-        "pathlib.Path('/tmp/greeting/pyproject.toml').write_text('''[build-system]\n"
-        'requires = []\nbuild-backend = "setuptools.build_meta"\n'
-        f'[project]\nname = "greeting"\nversion = "{version}"\n[tool.setuptools]\npy-modules = ["greeting"]\'\'\')\n'
-        "%pip install --quiet --no-build-isolation --no-index /tmp/greeting\n"
-    )
-
-
 def test_pip_install_outlives_the_container_and_never_reaches_the_server(small: Container, small_lab: Lab) -> None:
-    small_lab.run(package("1.0"), timeout_s=120)
-    assert small.inside("python", "-c", "import greeting").returncode == 1
+    small_lab.run(installing("1.0"))
+    assert small.inside("python", "-c", "import mine").returncode == 1
     assert small.command("docker", "compose", "down").returncode == 0
     lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
-    assert lab.run("import greeting; print(greeting.version)") == "1.0\n"
-    assert lab.run("!python -c 'import greeting; print(greeting.version)'") == "1.0\r\n"
+    assert lab.run("import mine; print(mine.version)") == "1.0\n"
+    assert lab.run("!python -c 'import mine; print(mine.version)'") == "1.0\r\n"
 
 
 def test_pip_from_outside_installs_where_the_labs_pip_does(small: Container, small_lab: Lab) -> None:
-    small_lab.run(package("2.0").partition("%pip")[0])
-    install = ["pip", "install", "--quiet", "--upgrade", "--no-build-isolation", "--no-index", "/tmp/greeting"]  # noqa: S108
-    installed = small.inside(*install)
+    small_lab.run(installing("2.0").partition("%pip")[0])
+    installed = small.inside("pip", "install", "--quiet", "--no-index", "mine-2.0-py3-none-any.whl")
     assert installed.returncode == 0, installed.stderr
-    assert small_lab.run("import greeting; print(greeting.version)") == "2.0\n"
+    assert small_lab.run("import mine; print(mine.version)") == "2.0\n"
 
 
 def test_pip_finds_the_packages_of_the_image_installed(container_lab: Lab) -> None:
@@ -152,19 +139,17 @@ def test_terminal_finds_the_commands_and_the_installed_packages(container_lab: L
 
 def test_settings_open_tabs_and_uploads_outlive_the_container(small: Container) -> None:
     lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
-    theme = "/lab/api/settings/@jupyterlab/apputils-extension:themes"
-    tabs = "/lab/api/workspaces/default"
     raw = {"raw": json.dumps({"theme": "JupyterLab Dark"})}
-    assert lab.request("PUT", theme, lab.token, json=raw).status_code == 204
+    assert lab.request("PUT", THEME, lab.token, json=raw).status_code == 204
     layout = {"data": {"main": {"dock": "x.ipynb"}}, "metadata": {"id": "default"}}
-    assert lab.request("PUT", tabs, lab.token, json=layout).status_code == 204
+    assert lab.request("PUT", TABS, lab.token, json=layout).status_code == 204
     for chunk, content in ((1, "AAEC"), (-1, "/w==")):
         upload = {"type": "file", "format": "base64", "content": content, "chunk": chunk}
         assert lab.request("PUT", "/api/contents/up.bin", lab.token, json=upload).ok
     assert small.command("docker", "compose", "down").returncode == 0
     lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
-    assert "JupyterLab Dark" in lab.get(theme, lab.token).json()["raw"]
-    assert lab.get(tabs, lab.token).json()["data"] == layout["data"]
+    assert "JupyterLab Dark" in lab.get(THEME, lab.token).json()["raw"]
+    assert lab.get(TABS, lab.token).json()["data"] == layout["data"]
     assert lab.get("/files/up.bin?download=1", lab.token).content == b"\0\1\2\xff"
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from labs import IMAGE, REPOSITORY, Container, Lab, NativeServer, free_port, wait_until
-from small import METRICS, notebook
+from labs import IMAGE, REPOSITORY, THEME, Container, Lab, NativeServer, free_port, wait_until
+from small import METRICS, installing, notebook
 from workspace.base.places import LESSON
 from workspace.base.programs import ask
 from workspace.host import inside
@@ -23,8 +23,6 @@ from workspace.lab import environment
 
 IN_DOCKER, NATIVELY = "57e2241", "fd21a9f"
 """The last commits before the modules moved out of the work folder, and before images had a version."""
-
-THEME = "/lab/api/settings/@jupyterlab/apputils-extension:themes"
 
 OLD_CODE = """
 services:
@@ -36,18 +34,6 @@ services:
     volumes: [{volumes}]
 """
 """The earlier release without its image, for which two gigabytes would have to be fetched: its code, in today's."""
-
-PIP = """
-import os, subprocess, sys, tempfile, zipfile
-os.chdir(tempfile.mkdtemp())
-with zipfile.ZipFile("mine-1.0-py3-none-any.whl", "w") as wheel:
-    wheel.writestr("mine.py", "there = True")
-    metadata = "Metadata-Version: 2.1\\nName: mine\\nVersion: 1.0\\nRequires-Dist: torch<2"
-    wheel.writestr("mine-1.0.dist-info/METADATA", metadata)
-    wheel.writestr("mine-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-    wheel.writestr("mine-1.0.dist-info/RECORD", "")
-subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", wheel.filename], check=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -155,7 +141,7 @@ def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             assert lab.request("PUT", f"/api/contents/{name}", lab.token, json=body).ok
         body = {"raw": '{"theme": "JupyterLab Dark"}'}
         assert lab.request("PUT", THEME, lab.token, json=body).ok
-        lab.run(PIP)
+        lab.run(installing("1.0", "torch<2"))
         for command in (
             ["run", "a.ipynb", "-p", "x", "3", "-o", "runs/mine"],
             ["sweep", "a.ipynb", "-p", "x=1,2,3", "-o", "runs/open", "-j", "1"],
@@ -171,10 +157,10 @@ def test_what_a_release_left_goes_on_and_what_today_leaves_harms_that_release_no
     records = ["sh", "-c", "cat runs/open/*/run.json"]  # when each was begun is in it
     with today.running() as lab:
         assert_kept(lab, left)
-        told = lab.run("import mine; print(mine.there)")
-        assert "True\n" in told
+        told = lab.run("import mine; print(mine.version)")
+        assert "1.0\n" in told
         assert re.search(r"workspace: mine 1.0 needs torch<2, and here is 2\S+: %pip install --upgrade mine\n", told)
-        assert lab.run("import mine; print(mine.there)") == "True\n"  # it was told once
+        assert lab.run("import mine; print(mine.version)") == "1.0\n"  # it was told once
         listed = json.loads(today.call("runs", "list", "--json").stdout)["runs"]
         assert {run["name"]: run["status"] for run in listed}["mine"] == "completed"
         before = today.shell(*records).stdout

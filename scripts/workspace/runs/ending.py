@@ -80,16 +80,19 @@ def remove(run: folders.Run) -> Path:
 
 def removed() -> list[Path]:
     """Where the removed runs and sweeps are, the latest first."""
-    top = places.work() / "runs"
-    found = (
-        path for trash in (TRASH, f"*/{TRASH}") for path in top.glob(f"{trash}/*") if _REMOVED.fullmatch(path.name)
-    )
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [place for trash in (TRASH, f"*/{TRASH}") for place in folders.top().glob(f"{trash}/*")]
+    known = [place for place in found if _REMOVED.fullmatch(place.name)]
+    return sorted(known, key=lambda place: place.stat().st_mtime, reverse=True)
+
+
+def _was(place: Path) -> Path:
+    """The folder that was removed to `place`."""
+    return place.parent.parent / _REMOVED.sub(r"\1", place.name)
 
 
 def take_back(place: Path) -> Path:
     """Put what was removed back to where it was, and return that. Raises UserError where something else is there."""
-    folder = place.parent.parent / _REMOVED.sub(r"\1", place.name)
+    folder = _was(place)
     if folder.exists():
         raise UserError(f"{folder} is there again; {place} stays where it is")
     try:
@@ -101,12 +104,10 @@ def take_back(place: Path) -> Path:
 
 def find_removed(name: str | None) -> Path:
     """The latest removed run or sweep called `name`, RUN or SWEEP/RUN; None: the latest. Raises UserError for none."""
-    top = places.work() / "runs"
     known = removed()
     for place in known:
-        called = folders.Run((place.parent.parent / _REMOVED.sub(r"\1", place.name)).relative_to(top))
-        if name in (None, str(called.folder.with_name(called.name)), place.name):
+        if name in (None, folders.Run(_was(place)).full_name, place.name):
             return place
     if not known:
-        raise UserError(f"nothing was removed in {top}", cli.BAD_INPUT)
+        raise UserError(f"nothing was removed in {folders.top()}", cli.BAD_INPUT)
     raise UserError(f"no {name} was removed; the latest that was is {known[0].name}", cli.BAD_INPUT)

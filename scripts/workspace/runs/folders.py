@@ -115,7 +115,7 @@ class Run:
     def full_name(self) -> str:
         """What tells it from every other run: RUN, or SWEEP/RUN; its folder, where that is outside of runs/."""
         folder = self.folder.absolute().with_name(self.name)
-        return str(folder.relative_to(_top()) if folder.is_relative_to(_top()) else folder)
+        return str(folder.relative_to(top()) if folder.is_relative_to(top()) else folder)
 
     @property
     def finished(self) -> bool:
@@ -173,23 +173,24 @@ class Run:
 
 def default_folder(name: str) -> Path:
     """Where what is called `name` goes unless it is told: runs/NAME-TIME in the work folder."""
-    return _top() / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    return top() / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
-def _top() -> Path:
+def top() -> Path:
+    """Where runs and sweeps are, unless they were told another place."""
     return places.work() / "runs"
 
 
 def everything() -> list[Run]:
     """All runs in the work folder, those of sweeps included, finished or not; the latest last."""
-    files = (file for above in ("*", "*/*") for name in (RECORD, STATE) for file in _top().glob(f"{above}/{name}"))
+    files = (file for above in ("*", "*/*") for name in (RECORD, STATE) for file in top().glob(f"{above}/{name}"))
     found = {file.parent for file in files if TRASH not in file.parts}
     return sorted(map(Run, found), key=lambda run: (run.record.started, run.full_name))
 
 
 def any_at_work() -> bool:
     """Whether any run is at work in the work folder's runs, on whichever machine that shares it."""
-    return any(is_held(state) for run in (".*", "*/.*") for state in _top().glob(f"{run}/{STATE}"))
+    return any(is_held(state) for run in (".*", "*/.*") for state in top().glob(f"{run}/{STATE}"))
 
 
 def find(name: str | None) -> Run:

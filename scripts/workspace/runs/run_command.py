@@ -1,5 +1,6 @@
 """The command `run`: check, run in a thread of its own, show where it is, and say how it ended."""
 
+import argparse
 import shutil
 import signal
 import threading
@@ -20,69 +21,52 @@ if TYPE_CHECKING:
     from workspace.runs.execution import Job
 
 
-def main(
-    notebook: Path,
-    *,
-    copy: Path | None,
-    parameter: list[list[str]],
-    parameters_raw: list[list[str]],
-    parameters_yaml: list[str],
-    file: list[Path],
-    output: Path | None,
-    timeout: float | None,
-    execution_timeout: int | None,
-    start_timeout: int,
-    kernel: str | None,
-    cwd: Path | None,
-    in_background: bool,
-    dry_run: bool,
-    help_notebook: bool,
-) -> int:
-    """Run `notebook` as the command line says and return the exit code. Raises UserError for bad input."""
-    source = Notebook.read(notebook)
-    if help_notebook:
+def main(options: argparse.Namespace) -> int:
+    """Run the notebook as the command line says and return the exit code. Raises UserError for bad input."""
+    source = Notebook.read(options.notebook)
+    if options.help_notebook:
         cli.say(notebook_parameters.describe(source))
         return 0
-    for seconds in (timeout, execution_timeout, start_timeout):
+    for seconds in (options.timeout, options.execution_timeout, options.start_timeout):
         if seconds is not None and not seconds > 0:
             raise UserError(f"a timeout of {seconds:g} s leaves no time; give seconds above 0", cli.BAD_INPUT)
-    if cwd and not cwd.is_dir():
-        raise UserError(f"there is no folder {cwd}", cli.BAD_INPUT)
-    mappings = [notebook_parameters.read_file(one) for one in file]
-    mappings += [notebook_parameters.read_yaml(text) for text in parameters_yaml]
-    named = [*parameter, *((name, notebook_parameters.Raw(text)) for name, text in parameters_raw)]
+    if options.cwd and not options.cwd.is_dir():
+        raise UserError(f"there is no folder {options.cwd}", cli.BAD_INPUT)
+    mappings = [notebook_parameters.read_file(one) for one in options.file]
+    mappings += [notebook_parameters.read_yaml(text) for text in options.parameters_yaml]
+    named = [*options.parameter, *((name, notebook_parameters.Raw(text)) for name, text in options.parameters_raw)]
     values: dict[str, Any] = {}
     for pairs in (*(mapping.items() for mapping in mappings), named):  # the later go before the earlier
         values |= notebook_parameters.typed(source, pairs)
-    if copy:
-        _require_place_for_copy(copy, source)
-    folder = folders.place(output, notebook.stem)
-    if not dry_run and not in_background:  # there the process would be another's
-        warm.prepare(kernel or source.kernel)
+    if options.copy:
+        _require_place_for_copy(options.copy, source)
+    folder = folders.place(options.output, options.notebook.stem)
+    if not options.dry_run and not options.in_background:  # there the process would be another's
+        warm.prepare(options.kernel or source.kernel)
     with cli.importing():
-        source.require_kernel(kernel)
+        source.require_kernel(options.kernel)
         from workspace.runs import execution  # it imports Jupyter: bad input need not wait for that
 
     job = execution.Job(
         notebook=source,
         folder=folder,
-        or_beside=output is None,
+        or_beside=options.output is None,
         parameters=values,
-        timeout_s=timeout,
-        cell_timeout_s=execution_timeout,
-        start_timeout_s=start_timeout,
-        kernel=kernel,
-        cwd=cwd and cwd.absolute(),
+        timeout_s=options.timeout,
+        cell_timeout_s=options.execution_timeout,
+        start_timeout_s=options.start_timeout,
+        kernel=options.kernel,
+        cwd=options.cwd and options.cwd.absolute(),
     )
-    if dry_run:
+    if options.dry_run:
         for name, value in notebook_parameters.effective(source, job.parameters).items():
             cli.say(f"{name} = {value!r}{'' if name in job.parameters else '  (default)'}")
         cli.say(f"would be kept in {folder}")
         return 0
-    if in_background:
-        cli.say(background.go_on(lambda begun: _run(job, copy, begun)))
+    if options.in_background:
+        cli.say(background.go_on(lambda begun: _run(job, options.copy, begun)))
         return 0
-    return _run(job, copy)
+    return _run(job, options.copy)
 
 
 def _require_place_for_copy(copy: Path, source: Notebook) -> None:

@@ -30,7 +30,7 @@ def list_runs(*, as_json: bool) -> int:
     if locate.was_in_docker() and not settings.get("WORKSPACE_DIR"):
         cli.say("The workspace was started in Docker; its runs: docker compose exec workspace runs list")
     if not known and not sweep_record.everything():
-        cli.say(f"There are no runs in {places.work() / 'runs'}.")
+        cli.say(f"There are no runs in {folders.top()}.")
         return 0
     rows = [("RUN", "STATUS", "STARTED (UTC)", "TIME", "ACCURACY", "PARAMETERS")]
     for run in known:

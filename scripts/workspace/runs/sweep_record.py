@@ -9,7 +9,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from workspace.base import cli, places
+from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.runs import folders, reading
@@ -75,12 +75,12 @@ def at_work(folder: Path) -> bool:
 
 def everything() -> list[Path]:
     """The folders of all sweeps in the work folder."""
-    return sorted(file.parent for file in (places.work() / "runs").glob(f"*/{RECORD}"))
+    return sorted(file.parent for file in folders.top().glob(f"*/{RECORD}"))
 
 
 def find(name: str) -> Path | None:
     """The folder of the sweep called `name`, or that folder; None where there is no such sweep."""
-    for folder in (places.work() / "runs" / name, Path(name).absolute()):
+    for folder in (folders.top() / name, Path(name).absolute()):
         if (folder / RECORD).exists():
             return folder
     return None

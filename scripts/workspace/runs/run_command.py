@@ -13,7 +13,7 @@ from workspace.base import cli, places
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.base.terminal import StatusLine, duration
-from workspace.runs import background, folders, notebook_parameters, warm
+from workspace.runs import background, folders, notebook_parameters
 from workspace.runs.notebook import Notebook
 from workspace.runs.progress import Progress
 
@@ -41,8 +41,6 @@ def main(options: argparse.Namespace) -> int:
     if options.copy:
         _require_place_for_copy(options.copy, source)
     folder = folders.place(options.output, options.notebook.stem)
-    if not options.dry_run and not options.in_background:  # there the process would be another's
-        warm.prepare(options.kernel or source.kernel)
     with cli.importing():
         source.require_kernel(options.kernel)
         from workspace.runs import execution  # it imports Jupyter: bad input need not wait for that

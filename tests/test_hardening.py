@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -33,6 +34,11 @@ def lab(request: pytest.FixtureRequest) -> Lab:
 def cookies(lab: Lab) -> dict[str, str]:
     """What a browser has after the link was opened."""
     return lab.get(f"/lab?token={lab.token}").cookies.get_dict()
+
+
+def connected(lab: Lab) -> socket.socket:
+    parts = urlsplit(lab.url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=30)
 
 
 # --- nobody gets in ---
@@ -146,8 +152,7 @@ def test_another_site_can_neither_write_nor_read_with_the_users_cookie(lab: Lab)
     ],
 )
 def test_path_that_climbs_out_is_refused_with_the_token_too(lab: Lab, path: str) -> None:
-    address = lab.url.removeprefix("http://").split(":")
-    with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:  # requests would tidy it
+    with connected(lab) as connection:  # requests would tidy it
         connection.sendall(
             f"GET {path} HTTP/1.0\r\nHost: localhost\r\nAuthorization: token {lab.token}\r\n\r\n".encode()
         )
@@ -195,8 +200,7 @@ def test_password_cannot_be_planted_through_the_login_form(lab: Lab) -> None:
 
 
 def test_large_bodies_of_strangers_are_not_kept_in_memory(lab: Lab) -> None:
-    address = lab.url.removeprefix("http://").split(":")
-    with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:
+    with connected(lab) as connection:
         head = f"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: {300 * 2**20}\r\n\r\n"
         connection.sendall(head.encode())
         answer = connection.recv(4096)

@@ -365,6 +365,9 @@ def test_a_setting_that_makes_no_sense_is_refused_with_what_is_allowed(beside: P
     with pytest.raises(PapermillExecutionError) as refused:
         run(beside, epochs=-1)
     assert "epochs = -1 makes no sense here. Allowed: 0.001 to 1000" in str(refused.value)
+    outputs = itertools.chain(*(cell.get("outputs", []) for cell in nbformat.read(beside / "done.ipynb", 4).cells))
+    [shown] = [output.traceback for output in outputs if output.output_type == "error"]
+    assert shown == [refused.value.evalue]  # and no line of the package's source
     assert not (beside / "run").exists()
 
 

@@ -82,7 +82,7 @@ def write(stream: BinaryIO) -> None:
 
 
 def _paths(left_out: dict[str, str]) -> Iterator[tuple[str, Path]]:
-    """All but folders that is to be kept, by its name in the archive; folders that cannot be read go to `left_out`."""
+    """Files and links of the workspace, with their names in the archive; a folder that cannot be read is `left_out`."""
 
     def name(path: str | Path) -> str:
         return f"work/{Path(path).relative_to(places.work())}"
@@ -211,7 +211,7 @@ def _put_in_place(staging: Path, names: list[str]) -> Path | None:
 
 
 def _put(new: Path, place: Path, aside: Path) -> None:
-    """Put `new` in its place, and keep in `aside` what stood there, or where a folder of its is to be."""
+    """Put `new` in its place, and keep in `aside` what stood there, or stands where one of its folders is to be."""
     work = aside.parent
     if place.is_file() and not place.is_symlink() and filecmp.cmp(place, new, shallow=False):
         return

@@ -45,8 +45,8 @@ def _rewriting(file: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell the user why the disk took it not: the stock server writes that to its log alone."""
+def _faults_told(what: str) -> Iterator[None]:
+    """Tell the user what went wrong with the disk: the stock server writes that to its log alone."""
     try:
         yield
     except OSError as error:
@@ -165,7 +165,7 @@ class AtomicContents(AsyncLargeFileManager):
     async def restore_checkpoint(self, checkpoint_id: str, path: str) -> None:
         """Put a checkpoint in the file's place once its saves are through."""
         async with self._lock(path):
-            with _told(f"{path} is as it was: its checkpoint could not be restored"):
+            with _faults_told(f"{path} is as it was: its checkpoint could not be restored"):
                 await super().restore_checkpoint(checkpoint_id, path)
 
     async def _save_chunk(self, model: dict[str, Any], path: str) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class AtomicContents(AsyncLargeFileManager):
         if upload is None or chunk not in (upload.chunks + 1, _LAST_CHUNK):
             raise HTTPError(409, f"the upload of {path} has lost its beginning; upload the file again")
         try:
-            with _told(f"{path} could not be uploaded"):
+            with _faults_told(f"{path} could not be uploaded"):
                 await self._save_large_file(str(upload.aside), model["content"], model.get("format"))
                 if chunk == _LAST_CHUNK:
                     with _rewriting(place) as new:
@@ -219,7 +219,7 @@ def protect_layouts_and_settings() -> None:
     save_settings, save_workspace = settings_handler.save_settings, workspaces_handler.WorkspacesManager.save
 
     def save_settings_whole(schemas_dir: str, settings_dir: str, *arguments: object, **options: object) -> None:
-        with _told("the settings could not be kept"), _folder_beside(Path(settings_dir)) as aside:
+        with _faults_told("the settings could not be kept"), _folder_beside(Path(settings_dir)) as aside:
             save_settings(schemas_dir, aside, *arguments, **options)
 
     def save_workspace_whole(manager: workspaces_handler.WorkspacesManager, space_name: str, raw: str) -> Path:

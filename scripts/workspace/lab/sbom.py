@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from packaging.utils import canonicalize_name
+
 from workspace.base import cli, places
 
 
@@ -66,8 +68,7 @@ def _debian() -> list[dict[str, Any]]:
 def _python() -> list[dict[str, Any]]:
     found = []
     for package in importlib.metadata.distributions():
-        name = package.name.lower().replace("_", "-").replace(".", "-")
-        component = _component(package.name, package.version, f"pypi/{name}")
+        component = _component(package.name, package.version, f"pypi/{canonicalize_name(package.name)}")
         if licence := package.metadata.get("License-Expression"):
             component["licenses"] = [{"expression": licence}]
         found.append(component)

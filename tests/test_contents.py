@@ -180,6 +180,11 @@ def test_copy_of_a_folder_stands_there_whole_or_not_at_all(
     with pytest.raises(HTTPError, match=r"mine could not be copied: .*No space left on device"):
         asyncio.run(manager.copy("mine", ""))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", copied["name"]])
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as when it is killed
+    with pytest.raises(HTTPError):
+        asyncio.run(manager.copy("mine", ""))
+    [left] = {path.name for path in tmp_path.iterdir()} - {"mine", copied["name"]}
+    assert left.startswith(UNFINISHED)
 
 
 def test_link_goes_on_leading_where_it_leads_and_a_mode_stays(manager: contents.AtomicContents, tmp_path: Path) -> None:
@@ -238,6 +243,15 @@ def test_chunk_without_the_ones_before_is_refused(manager: contents.AtomicConten
     with pytest.raises(HTTPError, match="has lost its beginning"):
         asyncio.run(manager.save(file("c", chunk=chunk), "x.bin"))
     assert (tmp_path / "x.bin").read_text() == "old"
+
+
+def test_chunk_out_of_order_is_refused_and_the_next_one_taken(manager: contents.AtomicContents, tmp_path: Path) -> None:
+    asyncio.run(manager.save(file("a", chunk=1), "x.bin"))
+    with pytest.raises(HTTPError, match="has lost its beginning"):
+        asyncio.run(manager.save(file("c", chunk=3), "x.bin"))
+    for text, chunk in (("b", 2), ("c", -1)):
+        asyncio.run(manager.save(file(text, chunk=chunk), "x.bin"))
+    assert (tmp_path / "x.bin").read_text() == "abc"
 
 
 # --- what a kill leaves ---

@@ -179,6 +179,7 @@ def test_error_shows_no_traceback_and_no_path_to_a_stranger(lab: Lab) -> None:
 
 
 def test_login_leads_to_no_other_site(lab: Lab) -> None:
+    assert lab.get("/login?next=/lab/tree/x", lab.token).headers["Location"] == "/lab/tree/x"
     for aim in (
         "//elsewhere.example",
         "https://elsewhere.example",
@@ -186,7 +187,7 @@ def test_login_leads_to_no_other_site(lab: Lab) -> None:
         "https:///elsewhere.example",
     ):
         answer = lab.get(f"/login?next={aim}", lab.token)
-        location = answer.headers.get("Location", "/")
+        location = answer.headers["Location"]
         assert location.startswith("/")
         assert not location.startswith(("//", "/\\")), aim
 

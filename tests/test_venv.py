@@ -52,8 +52,9 @@ class Clone:
 @pytest.fixture
 def clone(tmp_path: Path) -> Clone:
     wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    packages = {"alpha": ("1", "2"), "beta": ("1",), "torch": ("1", "1+cpu"), "nvidia_x": ("1",), "tester": ("1",)}
+    (wheels / "cpu").mkdir(parents=True)
+    wheel(wheels / "cpu", "torch", "1+cpu")
+    packages = {"alpha": ("1", "2"), "beta": ("1",), "torch": ("1",), "nvidia_x": ("1",), "tester": ("1",)}
     for name, versions in packages.items():
         for version in versions:
             wheel(wheels, name, version)
@@ -65,8 +66,8 @@ def clone(tmp_path: Path) -> Clone:
     clone = Clone(folder, wheels)
     clone.lock("docker/requirements.lock", "alpha==2", "beta==1")
     clone.lock("docker/torch.in", "torch==1")
-    clone.lock("docker/torch-cpu.txt", "torch==1+cpu")
-    clone.lock("docker/torch-cuda.txt", "torch===1", "nvidia-x==1")
+    clone.lock("docker/torch-cpu.txt", f"--find-links {wheels / 'cpu'}", "torch==1")
+    clone.lock("docker/torch-cuda.txt", "torch==1", "nvidia-x==1")
     clone.lock("tests/requirements.lock", "tester==1")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
     (folder / ".venv/bin/uv").symlink_to(Path(sys.prefix) / "bin/uv")
@@ -88,12 +89,14 @@ def test_older_lock_brings_what_it_names_and_takes_away_what_it_does_not(clone: 
     assert clone.packages() == {"alpha-1", "torch-1+cpu"}
 
 
-def test_cpu_after_cuda_takes_the_other_build_and_the_libraries_away(clone: Clone) -> None:
+def test_cpu_after_cuda_takes_the_other_build_and_the_libraries_away_and_cuda_brings_them_back(clone: Clone) -> None:
     clone.make(WORKSPACE_WHEELS="cuda")
     assert clone.packages() >= {"torch-1", "nvidia_x-1"}
     assert clone.make().stdout == ""  # nobody asks for another
     assert clone.make(WORKSPACE_WHEELS="cpu").returncode == 0
     assert clone.packages() == {"alpha-2", "beta-1", "torch-1+cpu"}
+    assert clone.make(WORKSPACE_WHEELS="cuda").returncode == 0
+    assert clone.packages() >= {"torch-1", "nvidia_x-1"}
 
 
 def test_what_the_tests_need_stays_and_follows_its_lock_too(clone: Clone) -> None:

@@ -13,9 +13,19 @@ from workspace.base.terminal import StatusLine
 Value = TypeVar("Value")
 
 
+NOT_THERE = 127
+"""What `ask` returns for a program that this machine has not, as a shell does."""
+
+
 def ask(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
-    """Run a program and return what it said, as text, and how it ended; `options` are those of subprocess.run."""
-    return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
+    """Run a program and return what it said, as text, and how it ended; `options` are those of subprocess.run.
+
+    One that is not there says nothing and fails with NOT_THERE.
+    """
+    try:
+        return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, NOT_THERE, "", "")
 
 
 def wait_until(condition: Callable[[], Value], timeout_s: float, *, every_s: float = 0.1) -> Value:

@@ -284,7 +284,7 @@ def _apt(*words: str, before: str = "") -> str:
 
 def _answers(*command: str) -> bool:
     """Whether the command is there and succeeds."""
-    return bool(shutil.which(command[0])) and programs.ask(*command).returncode == 0
+    return programs.ask(*command).returncode == 0
 
 
 def _run(*command: str) -> None:

@@ -3,7 +3,6 @@
 import ipaddress
 import json
 import re
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,4 +181,4 @@ def _origin(wishes: Wishes) -> tuple[str, str]:
 
 
 def _git(*words: str) -> str:
-    return programs.ask("git", "-C", places.REPOSITORY, *words).stdout.strip() if shutil.which("git") else ""
+    return programs.ask("git", "-C", places.REPOSITORY, *words).stdout.strip()

@@ -58,14 +58,12 @@ def driver(root: Path = MACHINE) -> Verdict:
     if not (root / _DRIVER).exists() and not (root / "dev/dxg").exists():
         return Cause.GPU_DRIVER.broken(**_why_not_loaded(root))
     version = loaded_driver(root)
-    cards: list[list[str]] = []
-    if shutil.which("nvidia-smi"):
-        asked = _run("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
-        if asked.returncode:
-            said = asked.stdout + asked.stderr
-            cause = _cause(said) or Cause.GPU_DRIVER
-            return cause.broken(is_not=f"does not answer ({causes.explain(said)})", next_step="sudo reboot")
-        cards = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == 3]
+    asked = _run("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
+    if asked.returncode not in (0, programs.NOT_THERE):
+        said = asked.stdout + asked.stderr
+        cause = _cause(said) or Cause.GPU_DRIVER
+        return cause.broken(is_not=f"does not answer ({causes.explain(said)})", next_step="sudo reboot")
+    cards = [line.split(", ") for line in asked.stdout.splitlines() if line.count(", ") == 3]
     for name, number, capability, _ in cards:
         version = number
         if re.fullmatch(r"\d+\.\d+", capability) and float(capability) < _OLDEST_CARD:
@@ -119,8 +117,7 @@ def _look_at(said: str, variables: dict[str, str]) -> Verdict:
         return verdicts.broken(cause.kind, causes.explain(said))
     if "nothing" not in said:  # which is not found: that comes last
         return verdicts.warning("unknown", f"the engine says of it: {causes.explain(said)}")
-    asked = _run("nvidia-ctk", "--version").stdout if shutil.which("nvidia-ctk") else ""
-    version = tuple(map(int, re.findall(r"\d+", asked)[:3]))
+    version = tuple(map(int, re.findall(r"\d+", _run("nvidia-ctk", "--version").stdout)[:3]))
     number = ".".join(map(str, version))
     if version and version < _OLDEST_TOOLKIT:
         oldest = ".".join(map(str, _OLDEST_TOOLKIT))
@@ -149,7 +146,8 @@ def in_pytorch(python: Path, root: Path = MACHINE) -> Verdict:
         )
     if told:
         return verdicts.broken(Cause.GPU_OLD.kind, told)
-    said = "\n".join([*warned, error, _smi()])
+    smi = _run("nvidia-smi", "-L")
+    said = "\n".join([*warned, error, smi.stdout, smi.stderr])
     if cause := _cause(said):
         return verdicts.broken(cause.kind, causes.explain(said))
     return verdicts.broken("gpu-pytorch", f"PyTorch {version} cannot use it: {causes.explain(said)}")
@@ -178,12 +176,6 @@ def _cause(said: str) -> Cause | None:
     return cause if cause and cause.kind.startswith("gpu") else None
 
 
-def _smi() -> str:
-    """What `nvidia-smi` says; nothing where there is none."""
-    asked = _run("nvidia-smi", "-L") if shutil.which("nvidia-smi") else None
-    return asked.stdout + asked.stderr if asked else ""
-
-
 def _is_gpu(device: Path) -> bool:
     vendor, kind = device / "vendor", device / "class"
     return vendor.exists() and vendor.read_text().strip() == _NVIDIA and kind.read_text().startswith(_DISPLAYS)
@@ -195,7 +187,7 @@ def _handed_over(root: Path) -> bool:
 
 
 def _why_not_loaded(root: Path) -> dict[str, str]:
-    if shutil.which("modinfo") and _run("modinfo", "-F", "version", "nvidia").returncode == 0:
+    if _run("modinfo", "-F", "version", "nvidia").returncode == 0:
         secure = next((root / "sys/firmware/efi/efivars").glob("SecureBoot-*"), None)
         if secure and secure.read_bytes()[-1:] == b"\1":
             next_step = (

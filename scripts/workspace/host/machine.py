@@ -139,7 +139,7 @@ def firewall(bind: str, number: int, *, in_docker: bool, root: Path = MACHINE) -
     ufw = root / "etc/ufw/ufw.conf"
     if ufw.exists() and re.search(r"(?m)^ENABLED=yes", ufw.read_text()):
         name, opens = "ufw", f"sudo ufw allow {number}/tcp"
-    elif shutil.which("firewall-cmd") and programs.ask("firewall-cmd", "--state").stdout.strip() == "running":
+    elif programs.ask("firewall-cmd", "--state").stdout.strip() == "running":
         name, opens = "firewalld", f"sudo firewall-cmd --add-port={number}/tcp"
     else:
         return verdicts.well("none of this machine's own (a cloud has one before it: ask from outside, --of LINK)")
@@ -169,8 +169,7 @@ def _first_of_all_users() -> int:
 
 def _program(number: int) -> str:
     """The program that has a port, where this user may know."""
-    said = programs.ask("ss", "-ltnpH", f"sport = :{number}").stdout if shutil.which("ss") else ""
-    found = re.search(r'\("([^"]+)",pid=(\d+)', said)
+    found = re.search(r'\("([^"]+)",pid=(\d+)', programs.ask("ss", "-ltnpH", f"sport = :{number}").stdout)
     return f"{found[1]} (process {found[2]})" if found else "another program"
 
 

@@ -550,12 +550,10 @@ def test_real_az_understands_every_command(model: Model, tmp_path: Path) -> None
         if tuple(map(without_values, call)) in read:
             continue
         read.add(tuple(map(without_values, call)))
-        asked = subprocess.run(
-            [os.environ["WORKSPACE_TEST_AZ"], *call], env=environment, capture_output=True, text=True, check=False
-        )
+        asked = programs.ask(os.environ["WORKSPACE_TEST_AZ"], *call, env=environment)
         assert (asked.returncode, "az login" in asked.stderr) == (1, True), f"{call}: {asked.stderr}"
     wrong = [os.environ["WORKSPACE_TEST_AZ"], "vm", "start", *Vm("anna").it, "--fast"]
-    assert subprocess.run(wrong, env=environment, capture_output=True, check=False).returncode == 2
+    assert programs.ask(*wrong, env=environment).returncode == 2
 
 
 def without_values(word: str) -> str:

@@ -18,6 +18,7 @@ import pytest
 from labs import REPOSITORY, wait_until
 from stand_ins import program
 from workspace.base.cli import UserError
+from workspace.base.programs import ask
 from workspace.cloud import machine as bootstrap
 from workspace.host import causes
 
@@ -51,9 +52,7 @@ class Machine:
     name: str
 
     def run(self, *command: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*command), capture_output=True, text=True, timeout=300, check=False, **options
-        )
+        return ask(*self.command(*command), timeout=300, **options)
 
     def command(self, *command: str) -> list[str]:
         return ["docker", "exec", "--interactive", self.name, *command]
@@ -77,9 +76,7 @@ class Machine:
 
 
 def docker(*arguments: str, **options: object) -> str:
-    return subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, check=True, timeout=300, **options
-    ).stdout.strip()
+    return ask("docker", *arguments, check=True, timeout=300, **options).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -385,5 +382,5 @@ def test_outside_of_a_checkout_it_says_what_it_needs(tmp_path: Path, how: str) -
     script = tmp_path / "part-001"
     shutil.copy(REPOSITORY / "scripts/bootstrap-vm", script)
     command = [sys.executable, "-S", "-" if how == "piped" else str(script)]  # -S: this Python could import ours
-    asked = subprocess.run(command, input=script.read_text(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    asked = ask(*command, input=script.read_text(), cwd=tmp_path)
     assert (asked.returncode, asked.stderr) == (1, "bootstrap-vm: outside of a checkout it needs --repository URL\n")

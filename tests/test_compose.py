@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from labs import REPOSITORY, command
 from workspace.base import settings
+from workspace.base.programs import ask
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,15 +19,8 @@ def compose(compose_command: None) -> None:
 def project(*files: str, **environment: str) -> dict:
     arguments = [argument for file in files for argument in ("-f", file)]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("WORKSPACE_", "JUPYTER_"))}
-    done = subprocess.run(
-        ["docker", "compose", *arguments, "config", "--format", "json"],
-        cwd=REPOSITORY,
-        env=plain | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    config = ["docker", "compose", *arguments, "config", "--format", "json"]
+    return json.loads(ask(*config, cwd=REPOSITORY, env=plain | environment, check=True).stdout)
 
 
 def configuration(*files: str, **environment: str) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY, Container, Lab, free_port, without_caches
 from workspace.base.places import LESSON
+from workspace.base.programs import ask
 
 
 def test_container_is_healthy(container: Container) -> None:
@@ -287,8 +288,6 @@ def test_engine_without_permission_is_named(engine: None) -> None:  # noqa: ARG0
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, 65534, 65534)
         without_caches(REPOSITORY / "scripts", f"{folder}/scripts")
-        refused = subprocess.run(
-            ["/usr/bin/python3", f"{folder}/scripts/start"], user=65534, capture_output=True, text=True, check=False
-        )
+        refused = ask("/usr/bin/python3", f"{folder}/scripts/start", user=65534)
     assert refused.returncode == 1
     assert "usermod -aG docker" in refused.stderr

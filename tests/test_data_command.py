@@ -15,6 +15,7 @@ from lesson import cifar10
 from misbehaving_server import MisbehavingServer
 from test_cifar10 import Sample
 from workspace.base.cli import UserError
+from workspace.base.programs import ask
 from workspace.bench import cifar10_format
 from workspace.host import data
 
@@ -37,13 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [REPOSITORY / "scripts" / "data", "--native", *arguments],
-        env=os.environ | {"WORKSPACE_DATA": str(folder), "CIFAR10_MIRRORS": "none"} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    own = {"WORKSPACE_DATA": str(folder), "CIFAR10_MIRRORS": "none"}
+    return ask(REPOSITORY / "scripts/data", "--native", *arguments, env=os.environ | own | environment)
 
 
 # --- What the subcommands do ---
@@ -128,8 +124,7 @@ def test_unusable_data_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--archive", "nowhere"], ["--processes", "ten"]])
 def test_benchmark_refuses_bad_arguments_in_one_line(arguments: list[str]) -> None:
-    bench = [REPOSITORY / "scripts" / "bench", "data", *arguments]
-    done = subprocess.run(bench, capture_output=True, text=True, check=False)
+    done = ask(REPOSITORY / "scripts/bench", "data", *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
 
@@ -140,7 +135,7 @@ def test_notebook_started_by_a_command_finds_the_images_where_the_command_data_k
         "print(cifar10.data_folder(), places.data())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "WORKSPACE_DATA"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = ask(sys.executable, "-c", code, env=environment, check=True)
     assert done.stdout.split() == [str(REPOSITORY / ".workspace" / "data")] * 2
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from labs import IMAGE, Container, Lab, command, wait_until
 from stand_ins import fake_docker
+from workspace.base.programs import ask
 
 CLI = "@devcontainers/cli@0.89.0"
 FILES = ("docker-compose.yml", ".devcontainer/compose.yml", ".devcontainer/host.yml")
@@ -30,10 +31,7 @@ def devcontainer(tmp_path_factory: pytest.TempPathFactory) -> str:
     if not shutil.which("npm"):
         pytest.skip("npm is not installed here")
     folder = tmp_path_factory.mktemp("npm")
-    installed = subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", "--prefix", str(folder), CLI], capture_output=True, check=False
-    )
-    if installed.returncode:
+    if ask("npm", "install", "--silent", "--no-audit", "--prefix", folder, CLI).returncode:
         pytest.skip("npm's registry cannot be reached from here")
     return str(folder / "node_modules" / ".bin" / "devcontainer")
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 from labs import IMAGE, Container, Lab, free_port, wait_until
+from workspace.base.programs import ask
 
 VOLUMES = [f"--volume=workspace-test-plain_{name}:/{name}" for name in ("workspace", "data", "state")]
 
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return ask("docker", *arguments, timeout=120)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from labs import REPOSITORY, Container, Lab, command, free_port, without_caches
 from stand_ins import fake_docker, program, serving
 from workspace.base import terminal, verdicts
 from workspace.base.cli import UserError
+from workspace.base.programs import ask
 from workspace.base.verdicts import Check, State, Verdict
 from workspace.host import doctor, engine, inside, locate, machine, native
 from workspace.host.compose import Workspace
@@ -184,7 +185,7 @@ def test_engine_that_is_stopped_and_one_that_may_not_be_used(engine: None, check
             copy = without_caches if (REPOSITORY / part).is_dir() else shutil.copy
             copy(REPOSITORY / part, f"{folder}/{part}")
         doctor = ["/usr/bin/python3", "-B", f"{folder}/scripts/doctor", "--json"]
-        told = subprocess.run(doctor, user=65534, capture_output=True, text=True, check=False)
+        told = ask(*doctor, user=65534)
     assert json.loads(told.stdout)["layers"][0]["kind"] == "engine-permission"
 
 

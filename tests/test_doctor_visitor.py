@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY, Lab, command, free_port
 from stand_ins import serving
+from workspace.base.programs import ask
 from workspace.host import visitor
 
 ALL = ["name", "connection", "TLS", "server", "token", "websocket", "kernel"]
@@ -155,7 +156,7 @@ def test_network_that_is_not_this_machines_has_no_route(monkeypatch: pytest.Monk
 def test_server_that_stands_still_is_silent_until_it_goes_on(native_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visitor, "PATIENCE_S", 1)
     port = native_lab.url.rpartition(":")[2]
-    said = subprocess.run(["ss", "-ltnpH", f"sport = :{port}"], capture_output=True, text=True, check=True).stdout
+    said = ask("ss", "-ltnpH", f"sport = :{port}", check=True).stdout
     pid = int(said.rpartition("pid=")[2].partition(",")[0])
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -294,11 +295,11 @@ def test_the_one_file_needs_no_checkout_and_no_new_python(native_lab: Lab, tmp_p
         (native_lab.link, 0, "ended"),
         (native_lab.url, 1, "not looked at: because token comes first"),
     ):
-        done = subprocess.run([sys.executable, "-I", alone, link], capture_output=True, text=True, check=False)
+        done = ask(sys.executable, "-I", alone, link)
         assert done.returncode == code, done.stderr
         assert done.stdout.strip().endswith(last)
     for wrong in ([], ["ftp://x"], ["--help"]):
-        done = subprocess.run([sys.executable, "-I", alone, *wrong], capture_output=True, text=True, check=False)
+        done = ask(sys.executable, "-I", alone, *wrong)
         assert (done.returncode, done.stdout) == (2, "")
 
 

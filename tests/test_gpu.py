@@ -16,6 +16,7 @@ from labs import REPOSITORY
 from lesson import machine, parameters, system
 from small import METRICS, PARAMETERS, arguments, environment, notebook
 from stand_ins import program
+from workspace.base.programs import ask
 from workspace.base.verdicts import State
 from workspace.host import gpu, venv
 from workspace.host.causes import Cause
@@ -211,7 +212,7 @@ def sweep(work: Path, *options: str, tags: list[str]) -> subprocess.CompletedPro
     content.cells[0].metadata["tags"] += tags
     nbformat.write(content, path)
     line = arguments("sweep", "small.ipynb", "-p", "x=1,2", "-o", "out", *options)
-    return subprocess.run(line, cwd=work, env=environment(work), capture_output=True, text=True, check=False)
+    return ask(*line, cwd=work, env=environment(work))
 
 
 def seen(work: Path) -> list[dict]:

@@ -15,6 +15,7 @@ from labs import REPOSITORY, Container, wait_until
 from lesson import system
 from stand_ins import program
 from workspace.base.cli import UserError
+from workspace.base.programs import ask
 from workspace.base.verdicts import State
 from workspace.host import causes, gpu
 from workspace.host.causes import Cause
@@ -78,15 +79,7 @@ class Engine:
 
     def docker(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         own = {"DOCKER_HOST": self.address, "COMPOSE_PROJECT_NAME": "workspace-gpu"}
-        return subprocess.run(
-            ["docker", *arguments],
-            cwd=REPOSITORY,
-            env=os.environ | own | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return ask("docker", *arguments, cwd=REPOSITORY, env=os.environ | own | environment, timeout=300)
 
     def compose(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Compose with the delivered overlay, as scripts/start --gpu has it ask this engine."""
@@ -107,8 +100,7 @@ def require_own_engine() -> None:
 def fill(engine: Engine, image: str) -> None:
     """Give it the workspace's image, without what weighs most of it: PyTorch."""
     heavy = [f"--exclude=./opt/venv/lib/python*/site-packages/{name}" for name in ("torch", "nvidia", "triton")]
-    asked = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=True)
-    [held] = json.loads(asked.stdout)
+    [held] = json.loads(ask("docker", "image", "inspect", image, check=True).stdout)
     made = {name: held["Config"][name] for name in ("Cmd", "Entrypoint")}
     changes = [f"{name.upper()} {json.dumps(value)}" for name, value in made.items()]
     changes += [f"ENV {pair}" for pair in held["Config"]["Env"]]
@@ -119,7 +111,7 @@ def fill(engine: Engine, image: str) -> None:
     tar = subprocess.Popen(read, stdout=subprocess.PIPE)
     options = [f"--change={change}" for change in changes]
     line = ["docker", "--host", engine.address, "import", *options, "-", "pytorch-workspace:cuda"]
-    made = subprocess.run(line, stdin=tar.stdout, capture_output=True, text=True, check=False)
+    made = ask(*line, stdin=tar.stdout)
     assert (tar.wait(60), made.returncode) == (0, 0), made.stderr
 
 

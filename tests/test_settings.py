@@ -1,13 +1,12 @@
 """What the user set, in the environment and in `.env`."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from workspace.base import settings
 from workspace.base.cli import UserError
+from workspace.base.programs import ask
 from workspace.lab import preflight
 
 UNDERSTOOD = {
@@ -48,8 +47,7 @@ def test_line_of_dotenv_is_read_as_compose_reads_it(
     assert settings.get("A") == (UNDERSTOOD[text] or None)
     compose = dotenv.with_name("compose.yml")
     compose.write_text('name: x\nservices:\n  x:\n    image: x\n    environment:\n      A: "${A-unset}"\n')
-    command = ["docker", "compose", "--file", compose, "config", "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    done = ask("docker", "compose", "--file", compose, "config", "--format", "json", check=True)
     read = json.loads(done.stdout)["services"]["x"]["environment"]["A"]
     assert read.replace("$$", "$") == UNDERSTOOD[text]
 

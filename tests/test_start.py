@@ -113,14 +113,8 @@ def test_folder_that_may_not_be_written_to_is_one_line(name: str) -> None:
         Path(folder).chmod(0o755)
         for part in ("scripts", "docker"):
             without_caches(REPOSITORY / part, f"{folder}/{part}")
-        refused = subprocess.run(
-            ["/usr/bin/python3", f"{folder}/scripts/{name}", *arguments],
-            env={"PATH": "/nowhere"},
-            user=65534,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        started = ["/usr/bin/python3", f"{folder}/scripts/{name}", *arguments]
+        refused = programs.ask(*started, env={"PATH": "/nowhere"}, user=65534)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "Permission denied" in refused.stderr or "no workspace is running" in refused.stderr
@@ -137,7 +131,7 @@ def test_disk_that_is_full_is_one_line(tmp_path: Path, free_kb: int) -> None:
         with (tmp_path / "fill").open("wb") as file:
             file.write(bytes(shutil.disk_usage(tmp_path).free - (free_kb << 10)))
         start = ["/usr/bin/python3", "-B", tmp_path / "scripts/start", "--native"]
-        refused = subprocess.run(start, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False)
+        refused = programs.ask(*start, env={"PATH": "/nowhere"})
     finally:
         subprocess.run(["umount", tmp_path], check=True)
     assert refused.returncode == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from labs import REPOSITORY, without_caches
 from stand_ins import program
+from workspace.base.programs import ask
 from workspace.host import venv
 
 
@@ -40,9 +41,7 @@ class Clone:
         code += f"cli.run('', lambda _: venv.make({extra}))"
         plain = {name: value for name, value in os.environ.items() if not name.startswith("WORKSPACE_")}
         own = {"PYTHONPATH": str(self.folder / "scripts"), "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(self.wheels)}
-        return subprocess.run(
-            [sys.executable, "-c", code], env=plain | own | environment, capture_output=True, text=True, check=False
-        )
+        return ask(sys.executable, "-c", code, env=plain | own | environment)
 
     def packages(self) -> set[str]:
         [site] = (self.folder / ".venv/lib").glob("python*/site-packages")

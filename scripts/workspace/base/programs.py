@@ -20,11 +20,13 @@ NOT_THERE = 127
 def ask(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
     """Run a program and return what it said, as text, and how it ended; `options` are those of subprocess.run.
 
-    One that is not there says nothing and fails with NOT_THERE.
+    One that is not there says nothing and fails with NOT_THERE, unless `check` is asked for.
     """
     try:
         return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
     except FileNotFoundError:
+        if options.get("check"):
+            raise
         return subprocess.CompletedProcess(command, NOT_THERE, "", "")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workspace.base import terminal
+from workspace.base.cli import UserError
 
 # Numbers and versions. An address has four parts, a name has letters, a token is longer.
 _HARMLESS = re.compile(r"\d{1,12}(\.\d{1,6}){0,2}")
@@ -36,6 +37,11 @@ class Verdict:
     text: str
     kind: str = "well"
     facts: Mapping[str, float | str] = field(default_factory=dict)
+
+    def require(self) -> None:
+        """Raise UserError with its text where the layer does not work."""
+        if self.state is State.BROKEN:
+            raise UserError(self.text)
 
     def public(self) -> dict[str, Any]:
         """It without names, addresses and tokens: of the facts, numbers and versions alone."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from workspace.base import programs, settings, verdicts
 from workspace.base.cli import UserError
-from workspace.base.verdicts import State, Verdict
+from workspace.base.verdicts import Verdict
 from workspace.host.causes import Cause
 
 _OLDEST = 25
@@ -71,10 +71,11 @@ def require() -> None:
 
     Raises UnreachableError where none does, and UserError where one cannot be used as things are.
     """
-    for looked in (look, look_at_compose):
-        verdict = looked()
-        if verdict.state is State.BROKEN:
-            raise (UnreachableError if is_unreachable(verdict) else UserError)(verdict.text)
+    found = look()
+    if is_unreachable(found):
+        raise UnreachableError(found.text)
+    found.require()
+    look_at_compose().require()
 
 
 def is_unreachable(verdict: Verdict) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from lesson.system import LOST, lost
 
 from workspace.base import places, programs, settings, verdicts
-from workspace.base.cli import UserError
 from workspace.base.verdicts import State, Verdict
 from workspace.host import causes, engine
 from workspace.host.causes import Cause
@@ -160,14 +159,12 @@ def require(root: Path = MACHINE) -> dict[str, str]:
     """
     said, variables = ask_engine()
     tried = _look_at(said, variables)
-    if tried.state is not State.BROKEN:
-        return variables
-    if tried.kind not in (Cause.GPU_NUMBER.kind, Cause.GPU_CDI_ONE.kind):
+    if tried.state is State.BROKEN and tried.kind not in (Cause.GPU_NUMBER.kind, Cause.GPU_CDI_ONE.kind):
         if card(root).state is State.ABSENT:
-            raise UserError(Cause.GPU_NONE.line())
-        if (first := driver(root)).state is State.BROKEN:
-            raise UserError(first.text)
-    raise UserError(tried.text)
+            Cause.GPU_NONE.broken().require()
+        driver(root).require()
+    tried.require()
+    return variables
 
 
 def _cause(said: str) -> Cause | None:

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workspace.base import programs, verdicts
-from workspace.base.cli import UserError
-from workspace.base.verdicts import State, Verdict
+from workspace.base.verdicts import Verdict
 from workspace.host import address, compose, engine
 from workspace.host.causes import Cause
 from workspace.host.compose import Workspace
@@ -28,9 +27,7 @@ _FULL, _FEW = 64 << 20, 2 << 30
 def require(workspace: Workspace) -> None:
     """Make sure that nothing of this machine keeps the workspace from starting. Raises UserError with the first."""
     for looked in (cpus, folder, disk, port):
-        verdict = looked(workspace)
-        if verdict.state is State.BROKEN:
-            raise UserError(verdict.text)
+        looked(workspace).require()
 
 
 def cpus(workspace: Workspace) -> Verdict:

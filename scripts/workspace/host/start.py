@@ -78,7 +78,7 @@ def _start_natively(options: Options) -> Server:
     bind = options.bind or settings.get("WORKSPACE_BIND") or EVERYWHERE
     port = options.port or _port("WORKSPACE_PORT", settings.get("WORKSPACE_PORT") or str(access.DEFAULT_PORT))
     if trouble := machine.trouble(bind, port, natively=True):
-        raise UserError(trouble.text)
+        trouble.require()
     server = native.start(bind, port, address.host_name(bind, options.public_host))
     locate.remember(locate.NATIVE)
     _warn_if_public(bind, port)

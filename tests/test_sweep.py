@@ -175,21 +175,27 @@ from pathlib import Path
 source = Path("edits.ipynb")
 if x == 1:
     source.write_text(source.read_text().replace("first", "second"))
+    Path("mine.py").write_text("second")
 print("first")
 """
 
 
 def test_a_notebook_edited_while_it_is_swept_mixes_nothing_and_that_is_said(tmp_path: Path) -> None:
     notebook(tmp_path / "edits.ipynb", SOURCE, METRICS)
+    for module in ("mine.py", "other.py"):
+        (tmp_path / module).write_text("first")
     given = ["edits.ipynb", "-p", "x=1,2,3", "-j", 1, "-o", "out"]
     done = command(tmp_path, "sweep", *given)
     assert done.returncode == 0, done.stderr
     assert "edits.ipynb has changed since this sweep began; all its runs are of the copy" in done.stdout
+    modules = "changed since this sweep began: mine.py; "
+    assert modules in done.stdout
     assert {log.read_text() for log in tmp_path.glob("out/x-*/log.txt")} == {"first\n"}
     refused = command(tmp_path, "sweep", *given)
     assert (refused.returncode, "--rerun all" in refused.stderr) == (2, True)
     more = command(tmp_path, "sweep", "out/edits.ipynb", *given[1:2], "x=1,2,3,4", *given[3:])  # the copy
     assert more.returncode == 0, more.stderr
+    assert modules in more.stdout, "they are told from those of the first runs"
     assert (tmp_path / "out").joinpath("sweep.json").read_text().count(str(tmp_path / "edits.ipynb")) == 1
     assert len(list(tmp_path.glob("out/x-*/run.json"))) == 4
 

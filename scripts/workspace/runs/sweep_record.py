@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,7 @@ class SweepRecord:
     schema: int = SCHEMA
     notebook: str = ""  # where it came from; what runs is the copy in the sweep's folder
     notebook_digest: str = ""  # of the sources of its cells
+    modules: dict[str, str] = field(default_factory=dict)  # what lay beside it when the sweep began, with digests
     metric: str = "accuracy"
     mode: str = "max"
     method: str = "grid"

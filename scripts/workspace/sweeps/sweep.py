@@ -5,6 +5,7 @@ sweep began, and each completed run has a folder of its own.
 """
 
 import contextlib
+import hashlib
 import itertools
 import os
 import socket
@@ -230,6 +231,7 @@ class Sweep:
         self._record = SweepRecord(
             notebook=str(source),
             notebook_digest=self._notebook.digest,
+            modules=before.modules if before and self._options.rerun != "all" else _modules(source.parent),
             metric=self._metric.name,
             mode=self._metric.mode,
             method=self._options.method,
@@ -257,6 +259,9 @@ class Sweep:
                 f"{self._notebook.path} has changed since this sweep began; all its runs are of the copy "
                 f"{self.folder / self._notebook.name}"
             )
+        now = _modules(self._notebook.path.parent)
+        if changed := [name for name, digest in self._record.modules.items() if now.get(name) != digest]:
+            cli.say(f"changed since this sweep began: {', '.join(changed)}; runs that import it may not compare")
 
     def report(self, plan: Plan | None = None, lost: dict[str, str] | None = None) -> int:
         """Rank and report what there is, and what of the `plan` is missing; `lost` says why, by the runs' names.
@@ -284,3 +289,9 @@ class Sweep:
         if failed:
             raise UserError(f"{len(failed)} of {len(rows)} runs failed, the first with: {failed[0].error}")
         return 0
+
+
+def _modules(folder: Path) -> dict[str, str]:
+    """The Python files that a notebook in `folder` may import, with what tells each from its other versions."""
+    files = (file for file in sorted(folder.glob("*.py")) if file.is_file() and os.access(file, os.R_OK))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}

@@ -65,7 +65,7 @@ def _forker_of(kernel: str | None) -> "_Forker | None":
 
 
 class _Forker:
-    """A process that forks kernels. It ends when this one does, or when it has waited in vain."""
+    """A process that forks kernels, until nothing has been asked of it for long."""
 
     def __init__(self) -> None:
         place = places.KERNELS / "kernels" / "python3"
@@ -84,12 +84,6 @@ class _Forker:
                 stderr=said,
                 start_new_session=True,
             )
-
-        atexit.register(self._end)
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
     @property
     def has_ended(self) -> bool:
@@ -114,6 +108,11 @@ class _Forker:
         told.close()
         return None
 
+    def end(self) -> None:
+        """End it, and so its kernels."""
+        self._process.kill()
+        self._process.wait()
+
 
 class Forked:
     """A kernel's process, to be used as a Popen by those who did not start it. Raises OSError where there is none."""
@@ -134,3 +133,9 @@ class Forked:
                 self.returncode = os.waitstatus_to_exitcode(int(status)) if status else -signal.SIGKILL
                 self._told.close()
         return self.returncode
+
+
+@atexit.register
+def _end() -> None:
+    if _forker:
+        _forker.end()

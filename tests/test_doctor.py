@@ -11,12 +11,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import REPOSITORY, Container, Lab, command, free_port, without_caches
+from labs import REPOSITORY, Container, Lab, SmallDisk, command, free_port, without_caches
 from stand_ins import fake_docker, program, serving
 from workspace.base import terminal, verdicts
 from workspace.base.cli import UserError
@@ -362,24 +361,13 @@ def test_port_that_a_container_has_is_told_by_its_name_and_our_own_is_no_trouble
     assert "taken by the container another-workspace-1" in verdict.text
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a few megabytes."""
-    if (
-        os.getuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", tmp_path], check=False).returncode
-    ):
-        pytest.skip("this machine makes no small disk")
-    yield tmp_path
-    subprocess.run(["umount", tmp_path], check=True)
-
-
-def test_engines_disk(small_disk: Path) -> None:
-    assert machine.room(small_disk, built=True).kind == "well"
-    assert machine.room(small_disk, built=False).kind == "disk-nearly-full"
-    (small_disk / "fill").write_bytes(bytes(20 << 20))
-    assert machine.room(small_disk, built=True).kind == "disk-full"
-    assert machine.room(small_disk / "nowhere", built=True).state is State.UNSEEN
+def test_engines_disk(small_disk: SmallDisk) -> None:
+    disk = small_disk("size=80m")
+    assert machine.room(disk, built=True).kind == "well"
+    assert machine.room(disk, built=False).kind == "disk-nearly-full"
+    (disk / "fill").write_bytes(bytes(20 << 20))
+    assert machine.room(disk, built=True).kind == "disk-full"
+    assert machine.room(disk / "nowhere", built=True).state is State.UNSEEN
 
 
 @pytest.mark.parametrize(
@@ -457,38 +445,29 @@ def test_cpus_and_threads(tmp_path: Path, files: dict[str, str], kind: str, told
     assert told in verdict.text
 
 
-def test_shared_memory(small_disk: Path) -> None:
-    assert inside.shared_memory(small_disk).kind == "shared-memory-small"
-    assert inside.shared_memory(small_disk / "nowhere").state is State.ABSENT
-    subprocess.run(["mount", "-o", "remount,size=300m", small_disk], check=True)
-    assert inside.shared_memory(small_disk).kind == "well"
+def test_shared_memory(small_disk: SmallDisk) -> None:
+    disk = small_disk("size=80m")
+    assert inside.shared_memory(disk).kind == "shared-memory-small"
+    assert inside.shared_memory(disk / "nowhere").state is State.ABSENT
+    assert inside.shared_memory(small_disk("size=300m")).kind == "well"
 
 
-@pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folders for work, data and state."""
-    for name in ("work", "data", "state"):
-        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(tmp_path / name))
-        (tmp_path / name).mkdir()
-    return tmp_path
-
-
-def test_disk_of_the_folders(small_disk: Path, places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert places == small_disk
+def test_disk_of_the_folders(small_disk: SmallDisk, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKSPACE_DATA", str(small_disk("size=80m")))
     assert inside.disk().kind == "disk-nearly-full"
     monkeypatch.setattr(inside.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 0, 1 << 39))
     assert inside.disk().kind == "well"
     for name in ("work", "data", "state"):
-        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(places / "nowhere"))
+        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(folders / "nowhere"))
     assert inside.disk().state is State.UNSEEN
 
 
-def test_folders_that_cannot_be_written_to(places: Path) -> None:
+def test_folders_that_cannot_be_written_to(folders: Path) -> None:
     assert inside.folders().kind == "well"
     if os.getuid():
         return
-    (places / "state").rmdir()
-    (places / "state").write_text("no folder")  # root may write to every one there is
+    (folders / "state").rmdir()
+    (folders / "state").write_text("no folder")  # root may write to every one there is
     assert inside.folders().kind == "folder-owner"
 
 
@@ -526,7 +505,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         self.wfile.write(bytes(256 << 10))
 
 
-def test_mirrors(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("folders")
+def test_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
     python = Path(sys.executable)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)) as mirror:
@@ -543,14 +523,10 @@ def test_mirrors(monkeypatch: pytest.MonkeyPatch, places: Path) -> None:  # noqa
     assert inside.images(Path("/nowhere/python")).state is State.UNSEEN
 
 
+@pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize(("trusted", "kind"), [(False, "mirrors-certificate"), (True, "no-images")])
 def test_mirror_whose_certificate_is_not_trusted_here_is_told_with_the_setting(
-    monkeypatch: pytest.MonkeyPatch,
-    places: Path,  # noqa: ARG001
-    tmp_path: Path,
-    *,
-    trusted: bool,
-    kind: str,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, trusted: bool, kind: str
 ) -> None:
     if not shutil.which("openssl"):
         pytest.skip("certificates are made by openssl")

@@ -73,12 +73,11 @@ def test_environment_goes_before_the_file_even_where_it_is_empty(dotenv: Path, m
     assert not settings.is_set("B")
 
 
+@pytest.mark.usefixtures("folders")
 def test_setting_of_an_older_release_is_refused_or_named_in_the_log_and_one_of_today_is_not(
     dotenv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORKSPACE_HTTPS_PORT", raising=False)
-    for name in ("work", "data", "state"):
-        monkeypatch.setenv(f"WORKSPACE_{name.upper()}", str(dotenv.parent))
     dotenv.write_text("WORKSPACE_PORT=8443\nWORKSPACE_HTTPS_PORT=\n")
     settings.require_none_gone()
     before = preflight.warnings()

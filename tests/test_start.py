@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labs import REPOSITORY, Lab, command, free_port, wait_until, without_caches
+from labs import REPOSITORY, Lab, SmallDisk, command, free_port, wait_until, without_caches
 from stand_ins import fake_docker
 from workspace.base import network, programs
 from workspace.base.cli import UserError
@@ -120,20 +120,13 @@ def test_folder_that_may_not_be_written_to_is_one_line(name: str) -> None:
     assert "Permission denied" in refused.stderr or "no workspace is running" in refused.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a small disk")
 @pytest.mark.parametrize("free_kb", [0, 1200])
-def test_disk_that_is_full_is_one_line(tmp_path: Path, free_kb: int) -> None:
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], check=False).returncode:
-        pytest.skip("this machine makes no small disk")
-    try:
-        for part in ("scripts", "docker"):
-            without_caches(REPOSITORY / part, tmp_path / part)
-        with (tmp_path / "fill").open("wb") as file:
-            file.write(bytes(shutil.disk_usage(tmp_path).free - (free_kb << 10)))
-        start = ["/usr/bin/python3", "-B", tmp_path / "scripts/start", "--native"]
-        refused = programs.ask(*start, env={"PATH": "/nowhere"})
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
+def test_disk_that_is_full_is_one_line(small_disk: SmallDisk, free_kb: int) -> None:
+    disk = small_disk("size=3m")
+    for part in ("scripts", "docker"):
+        without_caches(REPOSITORY / part, disk / part)
+    (disk / "fill").write_bytes(bytes(shutil.disk_usage(disk).free - (free_kb << 10)))
+    refused = programs.ask("/usr/bin/python3", "-B", disk / "scripts/start", "--native", env={"PATH": "/nowhere"})
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert "No space left" in refused.stderr or "the disk is full" in refused.stderr

@@ -140,19 +140,26 @@ class NativeServer:
     folder: Path
     port: int
 
+    @property
+    def runtime(self) -> Path:
+        """Where its sockets are, whose paths may have 107 characters: pytest's folders are too deep."""
+        return Path(f"/tmp/workspace-test-{self.port}")  # noqa: S108
+
     def environment(self, **more: str) -> dict[str, str]:
         places = {f"WORKSPACE_{name.upper()}": str(self.folder / name) for name in ("work", "data", "state", "secrets")}
-        # A socket's path may have 107 characters: pytest's folders are too deep.
-        runtime = {"JUPYTER_RUNTIME_DIR": f"/tmp/workspace-test-{self.port}"}  # noqa: S108
+        places |= {"JUPYTER_RUNTIME_DIR": str(self.runtime), "JUPYTER_CONFIG_DIR": str(self.folder / "jupyter")}
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER_", "WORKSPACE_"))}
-        return clean | places | runtime | {"JUPYTER_CONFIG_DIR": str(self.folder / "jupyter")} | more
+        return clean | places | more
 
     def command(self) -> list[str]:
         return [sys.executable, str(REPOSITORY / "scripts/serve"), "--ip", "127.0.0.1", "--port", str(self.port)]
 
     def refusal(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """Start where a refusal is expected, and return how it ended."""
-        return programs.ask(*self.command(), env=self.environment(**environment), timeout=60)
+        try:
+            return programs.ask(*self.command(), env=self.environment(**environment), timeout=60)
+        finally:
+            shutil.rmtree(self.runtime, ignore_errors=True)
 
     @contextlib.contextmanager
     def process(self, **environment: str) -> Iterator[tuple[Lab, subprocess.Popen]]:
@@ -166,8 +173,7 @@ class NativeServer:
             lab = Lab(f"http://127.0.0.1:{self.port}/?token=none")
             wait_until(lambda: process.poll() is not None or _answers(lab))
             assert process.poll() is None, log.read_text()
-            token = Path(f"/tmp/workspace-test-{self.port}/token").read_text()  # noqa: S108
-            yield Lab(lab.link.replace("none", token)), process
+            yield Lab(lab.link.replace("none", (self.runtime / "token").read_text())), process
         finally:
             process.terminate()
             process.wait(60)
@@ -178,7 +184,7 @@ class NativeServer:
             with self.process(**environment) as (lab, _):
                 yield lab
         finally:
-            shutil.rmtree(f"/tmp/workspace-test-{self.port}", ignore_errors=True)  # noqa: S108
+            shutil.rmtree(self.runtime, ignore_errors=True)
 
 
 def _answers(lab: Lab) -> bool:

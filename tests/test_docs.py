@@ -1,12 +1,9 @@
 """What the README promises is there."""
 
 import re
-import sys
 
-import pytest
 from labs import REPOSITORY
 from mutants import MUTANTS
-from workspace.base.programs import ask
 
 README = (REPOSITORY / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"scripts/([a-z-]+)(?![\w/])", README)))
@@ -57,10 +54,3 @@ def test_every_setting_in_the_table_is_in_the_example() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "test" in COMMANDS
     assert (REPOSITORY / ".ci/run").read_text().splitlines()[-1] == "scripts/test"
-
-
-@pytest.mark.parametrize("name", ENTRIES)
-def test_command_explains_itself(name: str) -> None:
-    shown = ask(sys.executable, REPOSITORY / "scripts" / name, "--help")
-    assert shown.returncode == 0, shown.stderr
-    assert f"scripts/{name}" in shown.stdout or name == "serve"

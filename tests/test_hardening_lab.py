@@ -13,10 +13,12 @@ from labs import IMAGE, TABS, THEME, Container, Lab, free_port, wait_until
 from small import installing
 from workspace.lab import deaths, environment, preflight
 
+SMALL = {"WORKSPACE_MEM": "1g", "WORKSPACE_CPUS": "1"}
+"""Limits that a test can reach."""
+
 
 @pytest.fixture(scope="module")
 def small(engine: None, checkout: Path) -> Iterator[Container]:  # noqa: ARG001
-    """A workspace with limits that a test can reach."""
     workspace = Container(checkout, f"workspace-test-{os.getpid()}-small", free_port())
     yield workspace
     workspace.remove()
@@ -24,14 +26,14 @@ def small(engine: None, checkout: Path) -> Iterator[Container]:  # noqa: ARG001
 
 @pytest.fixture(scope="module")
 def small_lab(small: Container) -> Lab:
-    return small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
+    return small.start(**SMALL)
 
 
 def test_pip_install_outlives_the_container_and_never_reaches_the_server(small: Container, small_lab: Lab) -> None:
     small_lab.run(installing("1.0"))
     assert small.inside("python", "-c", "import mine").returncode == 1
     assert small.command("docker", "compose", "down").returncode == 0
-    lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
+    lab = small.start(**SMALL)
     assert lab.run("import mine; print(mine.version)") == "1.0\n"
     assert lab.run("!python -c 'import mine; print(mine.version)'") == "1.0\r\n"
 
@@ -138,7 +140,7 @@ def test_terminal_finds_the_commands_and_the_installed_packages(container_lab: L
 
 
 def test_settings_open_tabs_and_uploads_outlive_the_container(small: Container) -> None:
-    lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
+    lab = small.start(**SMALL)
     raw = {"raw": json.dumps({"theme": "JupyterLab Dark"})}
     assert lab.request("PUT", THEME, lab.token, json=raw).status_code == 204
     layout = {"data": {"main": {"dock": "x.ipynb"}}, "metadata": {"id": "default"}}
@@ -147,7 +149,7 @@ def test_settings_open_tabs_and_uploads_outlive_the_container(small: Container) 
         upload = {"type": "file", "format": "base64", "content": content, "chunk": chunk}
         assert lab.request("PUT", "/api/contents/up.bin", lab.token, json=upload).ok
     assert small.command("docker", "compose", "down").returncode == 0
-    lab = small.start(WORKSPACE_MEM="1g", WORKSPACE_CPUS="1")
+    lab = small.start(**SMALL)
     assert "JupyterLab Dark" in lab.get(THEME, lab.token).json()["raw"]
     assert lab.get(TABS, lab.token).json()["data"] == layout["data"]
     assert lab.get("/files/up.bin?download=1", lab.token).content == b"\0\1\2\xff"

@@ -143,7 +143,9 @@ def subcommands(name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_in_a_new_clone_installs_nothing_and_needs_no_package(name: str, tmp_path: Path) -> None:
+def test_help_in_a_new_clone_says_how_to_call_it_installs_nothing_and_needs_no_package(
+    name: str, tmp_path: Path
+) -> None:
     without_caches(SCRIPTS, tmp_path / "scripts")
     plain = Path(sys.base_prefix) / "bin/python3"
     for command, *arguments in subcommands(name):
@@ -156,4 +158,5 @@ def test_help_in_a_new_clone_installs_nothing_and_needs_no_package(name: str, tm
         )
         assert (shown.returncode, shown.stderr) == (0, "")
         assert shown.stdout.startswith("usage: ")
+        assert f"scripts/{name}" in shown.stdout or arguments or name == "serve"
     assert [path.name for path in tmp_path.iterdir()] == ["scripts"]

@@ -226,16 +226,21 @@ def attempts(folder: Path) -> list[Run]:
 
 
 def place(wanted: Path | None, name: str) -> Path:
-    """Where a result goes: to `wanted`, or to the default folder of `name`, or `beside` that where it is taken.
+    """Where a result goes: to `wanted`, else to the default folder of `name`, or `beside` that where it is taken.
 
     Raises UserError where `wanted` is taken, or the place cannot be written to.
     """
+    folder = (wanted or default_folder(name)).absolute()
     if wanted:
-        require_new(wanted.absolute())
-        return wanted.absolute()
-    default = default_folder(name).absolute()
-    require_writable(default)
-    return default
+        require_without_dots(folder)
+        if HIDDEN.fullmatch(folder.name):
+            raise UserError(f"{folder}: names like this one are for runs at work; choose another -o", cli.BAD_INPUT)
+        if folder.exists():
+            raise UserError(f"{folder} exists already, and no result is overwritten: choose another -o", cli.BAD_INPUT)
+        if any(attempt.status == RUNNING for attempt in attempts(folder)):
+            raise UserError(f"{folder} is being made by another run: choose another -o", cli.BAD_INPUT)
+    require_writable(folder)
+    return folder
 
 
 def beside(folder: Path) -> Iterator[Path]:
@@ -243,18 +248,6 @@ def beside(folder: Path) -> Iterator[Path]:
     yield folder
     for number in itertools.count(2):
         yield folder.with_name(f"{folder.name}-{number}")
-
-
-def require_new(folder: Path) -> None:
-    """Raise UserError unless a run may be published as `folder`: its place is free and can be written to."""
-    require_without_dots(folder)
-    if HIDDEN.fullmatch(folder.name):
-        raise UserError(f"{folder}: names like this one are for runs at work; choose another -o", cli.BAD_INPUT)
-    if folder.exists():
-        raise UserError(f"{folder} exists already, and no result is overwritten: choose another -o", cli.BAD_INPUT)
-    if any(attempt.status == RUNNING for attempt in attempts(folder)):
-        raise UserError(f"{folder} is being made by another run: choose another -o", cli.BAD_INPUT)
-    require_writable(folder)
 
 
 def require_without_dots(folder: Path) -> None:

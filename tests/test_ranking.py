@@ -14,7 +14,7 @@ ACCURACY = Metric("accuracy", "max")
 
 
 def row(name: str, value: float | None = 0.5, status: str = folders.COMPLETED, **parameters: object) -> Row:
-    return Row(name, "", status, value, parameters or {"name": name}, 1.0, None, {"accuracy": value}, {})
+    return Row(name, "", status, parameters or {"name": name}, 1.0, None, {"accuracy": value}, {})
 
 
 def seeds(width: int, *values: float) -> list[Row]:
@@ -23,9 +23,8 @@ def seeds(width: int, *values: float) -> list[Row]:
 
 def test_runs_on_different_images_are_entries_of_their_own_and_their_order_is_said_to_say_nothing() -> None:
     real, other, drawn = seeds(8, 0.8, 0.81, 0.98)
-    on = {name: {"accuracy": 0.5, "dataset": name} for name in ("cifar10", "drawn")}
-    both = [replace(real, metrics=on["cifar10"]), replace(other, metrics=on["cifar10"])]
-    mixed = ranking.entries([*both, replace(drawn, metrics=on["drawn"])], ACCURACY)
+    both = [replace(one, metrics=one.metrics | {"dataset": "cifar10"}) for one in (real, other)]
+    mixed = ranking.entries([*both, replace(drawn, metrics=drawn.metrics | {"dataset": "drawn"})], ACCURACY)
     assert [len(entry.rows) for entry in mixed] == [1, 2]
     assert ranking.certainty(mixed) == "They are of different images (cifar10, drawn), so their order says nothing."
     [same] = ranking.entries(both, ACCURACY)
@@ -73,7 +72,7 @@ def test_a_spread_is_shown_as_far_as_its_mean_is(values: tuple, shown: str) -> N
 def test_the_same_seed_again_or_another_notebook_is_an_entry_of_its_own() -> None:
     again = [row("a", seed=1, width=8), row("b", seed=1, width=8), row("c", seed=2, width=8)]
     assert [entry.name for entry in ranking.entries(again, ACCURACY)] == ["a c", "b"]
-    another = Row("d", "", folders.COMPLETED, 0.5, {"seed": 3, "width": 8}, 1.0, None, {}, {}, notebook="other.ipynb")
+    another = Row("d", "", folders.COMPLETED, {"seed": 3, "width": 8}, 1.0, None, {}, {}, notebook="other.ipynb")
     assert len(ranking.entries([again[0], another], ACCURACY)) == 2
     edited = [replace(again[0], notebook_digest="a"), replace(again[2], notebook_digest="b")]
     assert len(ranking.entries(edited, ACCURACY)) == 2
@@ -124,7 +123,7 @@ def test_the_table_has_the_mean_the_spread_and_the_seeds_of_each_setting(tmp_pat
 
 @pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_text_like_a_formula_is_none_in_the_table(tmp_path: Path, text: str) -> None:
-    rows = [row("a", 0.5, mode=text, rate=-1.5), Row("b", "", folders.FAILED, None, {text: 1}, 1.0, text, {}, {})]
+    rows = [row("a", 0.5, mode=text, rate=-1.5), Row("b", "", folders.FAILED, {text: 1}, 1.0, text, {}, {})]
     ranking.write_leaderboard(tmp_path, ranking.entries(rows, ACCURACY), ACCURACY)
     first, second = leaderboard(tmp_path)
     assert (first["mode"], first["rate"]) == (f"'{text}", "-1.5")

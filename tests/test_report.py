@@ -28,7 +28,7 @@ def made(folder: Path, metrics: dict, curves: dict | None = None, **parameters: 
 
 
 def page_of(folder: Path, metric: Metric) -> str:
-    rows = [ranking.row(folders.Run(path), metric.name) for path in sorted(folder.iterdir())]
+    rows = [ranking.row(folders.Run(path)) for path in sorted(folder.iterdir())]
     return report.write(folder, ranking.entries(rows, metric), metric, "odd").read_text()
 
 
@@ -165,7 +165,7 @@ def test_an_accuracy_on_drawn_shapes_says_so_in_table_report_and_status_line(tmp
     assert f"best accuracy 0.2 {said}\n" in done.stdout
     assert [row["caveat"] for row in leaderboard(tmp_path / "out")] == [said] * 2
     assert (tmp_path / "out/report.html").read_text().count(said) == 3
-    progress = Progress(ACCURACY, ["x"], 3, 2, ranking.rows(tmp_path / "out", "accuracy"))
+    progress = Progress(ACCURACY, ["x"], 3, 2, ranking.rows(tmp_path / "out"))
     assert progress.line(1, stopping=False) == f"2 of 3 done · 1 running · best accuracy 0.2 {said} (x 2)"
 
 

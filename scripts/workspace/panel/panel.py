@@ -14,7 +14,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,19 +135,15 @@ class Panel(anywidget.AnyWidget):
         """What has changed of the runs since the page was told last; all of them where it knows none."""
         ended = {one.number: one for one in self._watch.ended.values()}
         changed = {number: _described(one) for number, one in ended.items() if number not in self._known}
-        name = self._metric.name
-        rows = {
-            number: replace(one.row, value=one.row.numbers.get(name) if one.row.status == folders.COMPLETED else None)
-            for number, one in ended.items()
-        }
-        entries = ranking.entries(rows.values(), self._metric)
+        values = {number: one.row.value(self._metric.name) for number, one in ended.items()}
+        entries = ranking.entries((one.row for one in ended.values()), self._metric)
         of_folder = {one.row.folder: one.number for one in ended.values()}
         offered = {name for one in ended.values() for name in one.row.numbers}
         self._known = ended
         return {
             "changed": changed,
             "entries": [_entry(entry, of_folder) for entry in entries],
-            "values": {number: row.value for number, row in rows.items() if row.value is not None},
+            "values": {number: value for number, value in values.items() if value is not None},
             "metric": self._metric.name,
             "mode": self._metric.mode,
             "metrics": sorted(offered | {self._metric.name, "accuracy"}),

@@ -117,7 +117,7 @@ class Watch:
     def _read(self, folder: Path, inode: int) -> Ended:
         run = folders.Run(folder)
         name = folder.name if folder.parent.name == "runs" else f"{folder.parent.name}/{folder.name}"
-        return Ended(next(self._numbers), inode, name, replace(ranking.row(run, ""), curves={}), run.record)
+        return Ended(next(self._numbers), inode, name, replace(ranking.row(run), curves={}), run.record)
 
     def _sweep(self, folder: Path) -> dict[str, Any] | None:
         """A sweep at work, or one that ended before its time."""

@@ -160,9 +160,9 @@ class Execution:
             return
         row = None
         if job.folder.exists():
-            row = ranking.row(folders.Run(job.folder), self._metric.name)
+            row = ranking.row(folders.Run(job.folder))
         else:
             self.lost[job.folder.name] = outcome
         if completed or row or not self.cancelled:
             self._progress.ended(row, completed=completed)
-        self._plan.tell(job.parameters, row.value if row else None)
+        self._plan.tell(job.parameters, row.value(self._metric.name) if row else None)

@@ -53,7 +53,7 @@ def _called(name: str) -> list[folders.Run]:
 def _to_csv(file: Path, runs: list[folders.Run]) -> int:
     if file.exists():
         raise UserError(f"{file} exists already, and nothing is overwritten: choose another name", cli.BAD_INPUT)
-    rows = [(run, ranking.row(run, "")) for run in runs]
+    rows = [(run, ranking.row(run)) for run in runs]
     parameters = list(dict.fromkeys(name for _, row in rows for name in row.parameters))
     metrics = sorted({name for _, row in rows for name in row.numbers})
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _to_mlflow(folder: Path, runs: list[folders.Run]) -> int:
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
     new = 0
     for run in runs:
-        row, begun = ranking.row(run, ""), _milliseconds(run)
+        row, begun = ranking.row(run), _milliseconds(run)
         name = run.record.sweep or Path(row.notebook).stem or "runs"
         if known := client.get_experiment_by_name(name):
             experiment = known.experiment_id
@@ -118,7 +118,7 @@ def _to_tensorboard(folder: Path, runs: list[folders.Run]) -> int:
         place = folder / run.full_name.strip("/")
         if place.exists():
             continue
-        row, began = ranking.row(run, ""), _milliseconds(run) / 1000
+        row, began = ranking.row(run), _milliseconds(run) / 1000
         numbers = {name: float(value) for name, value in row.numbers.items()}
         plain = {name: _number_or_text(value) for name, value in row.parameters.items()}
         with SummaryWriter(str(place)) as writer:

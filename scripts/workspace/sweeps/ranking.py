@@ -56,7 +56,6 @@ class Row:
     name: str
     folder: str
     status: str
-    value: float | None  # the metric; None where there is none
     parameters: dict[str, Any]  # all of them, those that were set first
     seconds: float | None
     error: str | None
@@ -65,6 +64,11 @@ class Row:
     notebook: str = ""
     notebook_digest: str | None = None  # None among the runs of a sweep, which are of one notebook
     caveat: str = ""  # what must be said beside its numbers
+
+    def value(self, metric: str) -> float | None:
+        """The number that it wrote as that metric; None where it wrote none, or did not complete."""
+        number = _number(self.metrics.get(metric)) if self.status == COMPLETED else None
+        return None if number is None else float(number)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -85,11 +89,12 @@ class Entry:
     """Runs of one setting, which differ by their seed at most: a line of a table."""
 
     rows: tuple[Row, ...]
+    metric: str
 
     @cached_property
     def values(self) -> list[float]:
         """The metric of each run that wrote it."""
-        return [row.value for row in self.rows if row.value is not None]
+        return [value for row in self.rows if (value := row.value(self.metric)) is not None]
 
     @cached_property
     def mean(self) -> float | None:
@@ -153,15 +158,14 @@ class Entry:
         return f"{self.mean:.4g} ± {spread:.6g}{several}"
 
 
-def row(run: Run, metric: str) -> Row:
+def row(run: Run) -> Row:
     """`run` as a row."""
-    number, record = _number(run.metrics.get(metric)), run.record
+    record = run.record
     defaults = {name: value for name, value in record.parameters.items() if name not in record.given}
     return Row(
         name=run.name,
         folder=str(run.folder),
         status=run.status,
-        value=float(number) if run.status == COMPLETED and number is not None else None,
         parameters=record.given | defaults,
         seconds=record.seconds,
         error=record.error if run.status != UNREADABLE or (run.folder / RECORD).exists() else f"there is no {RECORD}",
@@ -179,9 +183,9 @@ def ended(folder: Path) -> list[Run]:
     return [Run(path) for path in sorted(found) if not path.name.startswith(".") and path.is_dir()]
 
 
-def rows(folder: Path, metric: str) -> list[Row]:
-    """Those as rows, by `metric`; a sweep is of one notebook, whichever version of the workspace began it."""
-    return [replace(row(run, metric), notebook_digest=None) for run in ended(folder)]
+def rows(folder: Path) -> list[Row]:
+    """Those as rows; a sweep is of one notebook, whichever version of the workspace began it."""
+    return [replace(row(run), notebook_digest=None) for run in ended(folder)]
 
 
 def entries(runs: Iterable[Row], metric: Metric) -> list[Entry]:
@@ -193,7 +197,7 @@ def entries(runs: Iterable[Row], metric: Metric) -> list[Entry]:
             if seed not in settings.setdefault((one.setting, repeat), {}):
                 settings[one.setting, repeat][seed] = one
                 break
-    found = [Entry(tuple(sorted(seeds.values(), key=lambda one: one.name))) for seeds in settings.values()]
+    found = [Entry(tuple(sorted(one.values(), key=lambda row: row.name)), metric.name) for one in settings.values()]
 
     def key(entry: Entry) -> tuple[int, float, str]:
         if entry.mean is None:

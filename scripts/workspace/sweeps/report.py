@@ -37,7 +37,7 @@ def compare(names: list[str], output: Path | None, metric: Metric) -> None:
     if unfinished := [run.name for run in found if not run.finished]:
         raise UserError(f"{unfinished[0]} has not ended; {places.command('runs')} list shows which have", cli.BAD_INPUT)
     folder = _new_folder(output)
-    rows = [replace(ranking.row(run, metric.name), name=run.full_name) for run in found]
+    rows = [replace(ranking.row(run), name=run.full_name) for run in found]
     entries = ranking.entries(rows, metric)
     ranking.write_leaderboard(folder, entries, metric)
     page = write(folder, entries, metric, f"{len(rows)} runs compared", named=True)

@@ -137,7 +137,7 @@ class Sweep:
                 return Plan(self._axes, plans.grid(self._axes))
             case "random":
                 return Plan(self._axes, plans.draws(self._axes, count, seed))
-        return tpe.Chosen(self._axes, count, self._metric.mode, seed)
+        return tpe.Chosen(self._axes, count, self._metric, seed)
 
     def tell_plan(self) -> int:
         """Say which runs there would be, and which are there."""
@@ -169,11 +169,11 @@ class Sweep:
     def _make(self, plan: Plan, begun: Callable[[str], None] | None) -> int:
         before = self._read_record()
         if before and not self._notebook.had(before.notebook_digest):  # then all are made again
-            for run in ranking.rows(self.folder, self._metric.name):
+            for run in ranking.rows(self.folder):
                 folders.put_aside(Path(run.folder))
         again = self._options.rerun == "all"
         is_done = plan.known_ahead and not again and all(folders.is_completed(self.folder / name) for name in plan.runs)
-        there = [] if again or is_done else ranking.rows(self.folder, self._metric.name)  # these read far more
+        there = [] if again or is_done else ranking.rows(self.folder)  # these read far more
         done = sum(map(plan.remember, there))
         missing = iter(()) if is_done else plan.missing()
         first = next(missing, None)
@@ -268,12 +268,12 @@ class Sweep:
 
         The exit code: 0, or 1 where there is nothing. Raises UserError where runs failed.
         """
-        rows = ranking.rows(self.folder, self._metric.name)
+        rows = ranking.rows(self.folder)
         found = {row.name for row in rows}
         for name, values in plan.runs.items() if plan else ():
             if name not in found:
                 why = (lost or {}).get(name, "its folder is not there")
-                rows.append(Row(name, str(self.folder / name), folders.LOST, None, values, None, why, {}, {}))
+                rows.append(Row(name, str(self.folder / name), folders.LOST, values, None, why, {}, {}))
         if not rows:
             cli.say("no run has ended, so there is nothing to report")
             return 1
@@ -282,7 +282,7 @@ class Sweep:
         page = report.write(self.folder, entries, self._metric, title=self.folder.name)
         report.say(entries, self._metric, page)
         failed = [row for row in rows if row.status != folders.COMPLETED]
-        if all(row.value is None for row in rows) and len(failed) < len(rows):
+        if all(row.value(self._metric.name) is None for row in rows) and len(failed) < len(rows):
             offered = sorted({name for row in rows for name in row.numbers})
             hint = f"they wrote {', '.join(offered[:8])}" if offered else _METRICS_NEEDED
             raise UserError(f"no run wrote the metric {self._metric.name!r}: {hint}; then --report-only with --metric")

@@ -10,7 +10,7 @@ from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.runs.folders import COMPLETED
 from workspace.sweeps.plans import Axis, Plan, identity
-from workspace.sweeps.ranking import Row
+from workspace.sweeps.ranking import Metric, Row
 
 _TRIES = 100
 """So often the same combination is chosen again before they are taken to be used up."""
@@ -35,24 +35,23 @@ class Chosen(Plan):
     known_ahead = False
     total = 0
 
-    def __init__(self, axes: list[Axis], total: int, mode: str, seed: int) -> None:
+    def __init__(self, axes: list[Axis], total: int, metric: Metric, seed: int) -> None:
         import optuna
 
         super().__init__(axes, [])
         self.total = total
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna, self._states = optuna, optuna.trial.TrialState
-        self._seed = seed
+        self._metric, self._seed = metric.name, seed
         with warnings.catch_warnings(action="ignore"):  # of values that no file could hold; there is none
             self._distributions = {axis.name: _distribution(optuna.distributions, axis) for axis in axes}
-        self._study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        self._study = optuna.create_study(direction="maximize" if metric.mode == "max" else "minimize")
         self._chosen: set[str] = set()
         self._asked: dict[str, Any] = {}
 
     def remember(self, row: Row) -> bool:
         """Learn from a run that ended; one that failed is made again, before any new one."""
-        value = row.value if row.status == COMPLETED else None
-        trial = self._ended(row.parameters, value)
+        trial = self._ended(row.parameters, row.value(self._metric))
         if trial and row.status == COMPLETED:
             self._study.add_trial(trial)
             self._chosen.add(identity(trial.params))

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -35,20 +35,6 @@ from workspace.sweeps.ranking import Row
 
 FILE = "plan.yml"
 """What it is called in a sweep's folder."""
-
-_SETTINGS: dict[str, type | tuple[type, ...]] = {
-    "method": str,
-    "count": int,
-    "seed": int,
-    "jobs": int,
-    "scheduler": str,
-    "metric": str,
-    "mode": str,
-    "retries": int,
-    "timeout": (int, float),
-}
-_CHOICES = {"method": ("grid", "random", "tpe"), "mode": ("max", "min")}
-_KNOWN = ("notebook", "parameters", *_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -200,12 +186,19 @@ class Options:
     metric: str = "accuracy"
     mode: str | None = None
     retries: int = 0
-    timeout: float | None = None
+    timeout: int | float | None = None  # seconds
     rerun: str = "failed"
     in_background: bool = False
     dry_run: bool = False
     report_only: bool = False
     yes: bool = False
+
+
+_SETTINGS = ("method", "count", "seed", "jobs", "scheduler", "metric", "mode", "retries", "timeout")
+"""Those of the options that a plan may hold."""
+_CHOICES = {"method": ("grid", "random", "tpe"), "mode": ("max", "min")}
+_KINDS = get_type_hints(Options) | {"notebook": str, "parameters": dict}
+_KNOWN = ("notebook", "parameters", *_SETTINGS)
 
 
 class Plan:
@@ -255,8 +248,7 @@ def read(file: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
             near = difflib.get_close_matches(name, _KNOWN, 1, 0.5)
             hint = f"did you mean {near[0]}?" if near else f"it may have {', '.join(_KNOWN)}"
             raise UserError(f"{file} has {name!r}, which no plan has; {hint}", cli.BAD_INPUT)
-        kind = {"notebook": str, "parameters": dict, **_SETTINGS}[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
             raise UserError(f"{file}: {name} is {value!r}", cli.BAD_INPUT)
         if value not in (allowed := _CHOICES.get(name, (value,))):
             raise UserError(f"{file}: {name} is {value!r}; there are {', '.join(allowed)}", cli.BAD_INPUT)

@@ -12,13 +12,8 @@ from workspace.base.cli import UserError
 from workspace.cloud import idle
 from workspace.host.compose import Workspace
 from workspace.lab import idle as idle_lab
-from workspace.runs import activity, folders
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("WORKSPACE_WORK", str(tmp_path))
-    return tmp_path
+from workspace.runs import activity
+from workspace.runs.folders import Record, working
 
 
 def marks(*states: str) -> bool:
@@ -29,7 +24,7 @@ def marks(*states: str) -> bool:
     return [name for name in app.web_app.settings if name.endswith("_last_activity")] != []
 
 
-@pytest.mark.usefixtures("work")
+@pytest.mark.usefixtures("folders")
 def test_kernel_that_computes_is_activity_and_one_that_waits_is_none() -> None:
     assert marks("idle", "busy")
     assert not marks("idle", "starting")
@@ -37,8 +32,8 @@ def test_kernel_that_computes_is_activity_and_one_that_waits_is_none() -> None:
 
 
 @pytest.mark.parametrize("folder", ["runs/lesson", "runs/sweep/lr=0.1"])
-def test_run_is_activity_as_long_as_it_is_at_work(work: Path, folder: str) -> None:
-    with folders.working(work / folder, folders.Record()) as (hidden, _):
+def test_run_is_activity_as_long_as_it_is_at_work(folders: Path, folder: str) -> None:
+    with working(folders / "work" / folder, Record()) as (hidden, _):
         assert marks()
     assert hidden.exists()  # as a killed run leaves it
     assert not marks()
@@ -57,7 +52,7 @@ def test_server_with_a_silent_run_says_so_and_one_without_does_not(
         assert last == started
     monkeypatch.setenv("WORKSPACE_WORK", str(native_server.folder / "work"))
     run = native_server.folder / "work/runs/lesson"
-    with folders.working(run, folders.Record()), native_server.running() as lab:
+    with working(run, Record()), native_server.running() as lab:
         started, last = last_activity(lab)
         assert last > started
 

@@ -1,13 +1,11 @@
-"""A small model of Azure, called as `az`: what is there is in a file, and each command line in another.
+"""A small model of Azure, in place of `az`: what is there is in a file, and each command line in another.
 
-FAKE_AZ names the folder of both. There, `fail` holds lines of `beginning of a command|what Azure says`: that command
-fails so, and a VM whose creation fails has left its network behind, as in Azure.
+In the same folder `fail` holds lines of `beginning of a command|what Azure says`: that command fails so, and a VM whose
+creation fails has left its network behind, as in Azure.
 """
 
-import fcntl
 import itertools
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,9 +13,7 @@ from typing import Any, NoReturn
 SKUS = {"Standard_D4s_v5": ("standardDSv5Family", 4), "Standard_NC4as_T4_v3": ("Standard NCASv3_T4 Family", 4)}
 START: dict[str, Any] = {
     "version": "2.91.0",
-    "accounts": [
-        {"id": "sub-1", "name": "Lesson", "user": {"name": os.environ.get("FAKE_AZ_USER", "anna@example.org")}}
-    ],
+    "accounts": [{"id": "sub-1", "name": "Lesson", "user": {"name": "anna@example.org"}}],
     "groups": {},
     "labels": {},
     "roles": [],
@@ -131,30 +127,28 @@ def answer(state: dict[str, Any], words: list[str], folder: Path) -> Any:  # noq
 
 def run(words: list[str], folder: Path) -> tuple[int, str, str]:
     """What `az` does with these words: its exit code, what it says, and what it complains."""
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with (folder / "calls").open("a") as calls:
-            calls.write(json.dumps(words) + "\n")
-        file = folder / "state"
-        state = json.loads(json.dumps(START)) | (json.loads(file.read_text()) if file.exists() else {})
-        failures = (folder / "fail").read_text() if (folder / "fail").exists() else ""
-        try:
-            for beginning, why in (line.split("|", 1) for line in failures.splitlines()):
-                if " ".join(words).startswith(beginning):
-                    if beginning == "vm create":
-                        left = {"type": "Microsoft.Network/publicIPAddresses", "name": option(words, "name")}
-                        state["groups"][option(words, "resource-group")]["other"].append(left)
-                    refuse(why)
-            told = answer(state, words, folder)
-        except RefusedError as error:
-            return 1, "", str(error)
-        finally:
-            file.write_text(json.dumps(state))
+    with (folder / "calls").open("a") as calls:
+        calls.write(json.dumps(words) + "\n")
+    file = folder / "state"
+    state = json.loads(json.dumps(START)) | (json.loads(file.read_text()) if file.exists() else {})
+    failures = (folder / "fail").read_text() if (folder / "fail").exists() else ""
+    try:
+        for beginning, why in (line.split("|", 1) for line in failures.splitlines()):
+            if " ".join(words).startswith(beginning):
+                if beginning == "vm create":
+                    left = {"type": "Microsoft.Network/publicIPAddresses", "name": option(words, "name")}
+                    state["groups"][option(words, "resource-group")]["other"].append(left)
+                refuse(why)
+        told = answer(state, words, folder)
+    except RefusedError as error:
+        return 1, "", str(error)
+    finally:
+        file.write_text(json.dumps(state))
     return 0, "" if told is None else json.dumps(told), ""
 
 
 if __name__ == "__main__":
-    code, said, complained = run(sys.argv[1:], Path(os.environ["FAKE_AZ"]))
+    code, said, complained = run(sys.argv[2:], Path(sys.argv[1]))
     print(said, end="")
     print(complained, end="", file=sys.stderr)
     sys.exit(code)

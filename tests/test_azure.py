@@ -78,10 +78,9 @@ printf "$said\\n"
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    program(tmp_path / "bin/az", f'exec {sys.executable} -S -E {REPOSITORY}/tests/fake_az.py "$@"')
+    program(tmp_path / "bin/az", f'exec {sys.executable} -S -E {REPOSITORY}/tests/fake_az.py {tmp_path} "$@"')
     program(tmp_path / "bin/ssh", SSH.format(folder=tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    monkeypatch.setenv("FAKE_AZ", str(tmp_path))
     really_ask = programs.ask
 
     def ask(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -333,29 +332,17 @@ def test_commit_that_its_origin_has_not_is_refused(monkeypatch: pytest.MonkeyPat
     assert REPOSITORY_URL in plan.cloud_config(Vm("anna"), Wishes())
 
 
-def test_two_people_in_one_subscription_get_two_vms(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_people_in_one_subscription_get_two_vms(
+    model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     both = []
     for user in ("anna", "ben"):
         monkeypatch.setattr(azure, "_RECORD", model.folder / f"{user}.json")
         monkeypatch.setattr(azure.getpass, "getuser", lambda user=user: user)
         both.append(azure.new_name())
-    assert both[0].startswith("pytorch-anna-")
-    assert both[1].startswith("pytorch-ben-")
-    code = (
-        "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path; from workspace.cloud import azure, plan\n"
-        "azure._RECORD = Path(sys.argv[2]); azure.up(sys.argv[1], None, None, plan.Wishes(source='8.8.4.4', "
-        f"repository='{REPOSITORY_URL}'))"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, name, str(model.folder / f"{name}.json")],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in both
-    ]
-    assert [process.communicate(timeout=300)[0].splitlines()[-1] for process in processes] == [LINK, LINK]
+        up(both[-1])
+        assert last_line(capsys) == LINK
+    assert [name.rpartition("-")[0] for name in both] == ["pytorch-anna", "pytorch-ben"]
     assert sorted(model.state()["groups"]) == sorted(both)
     assert all(len(group["vms"]) == 1 for group in model.state()["groups"].values())
 
@@ -513,7 +500,11 @@ def test_where_no_identity_may_be_lent_the_clock_stops_the_vm(
     assert model.group()["vms"]["anna"]["shutdown"] == hour
 
 
-def test_command_line_is_understood(checkout: Path, model: Model) -> None:  # noqa: ARG001
+def test_command_line_is_understood(checkout: Path, model: Model) -> None:
+    made = command(checkout, "scripts/azure", "up", "--name=anna", f"--allow={HERE}", f"--repository={REPOSITORY_URL}")
+    assert (made.returncode, made.stdout.splitlines()[-1]) == (0, LINK), made.stderr
+    gone = command(checkout, "scripts/azure", "down", "--yes")
+    assert (gone.returncode, model.state()["groups"]) == (0, {}), gone.stderr
     printed = command(checkout, "scripts/azure", "up", "--dry-run", "--tunnel", "--repository", REPOSITORY_URL)
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.count("az network nsg rule create") == 1

@@ -3,7 +3,6 @@
 What was exported before is left alone, so the same command adds what is new.
 """
 
-import csv
 import hashlib
 import importlib
 import logging
@@ -19,7 +18,6 @@ from typing import Any
 
 from workspace.base import cli
 from workspace.base.cli import UserError
-from workspace.base.files import replacing
 from workspace.lab import environment
 from workspace.runs import folders, sweep_record
 from workspace.sweeps import ranking
@@ -56,16 +54,14 @@ def _to_csv(file: Path, runs: list[folders.Run]) -> int:
     rows = [(run, ranking.row(run)) for run in runs]
     parameters = list(dict.fromkeys(name for _, row in rows for name in row.parameters))
     metrics = sorted({name for _, row in rows for name in row.numbers})
+    heads = ["run", "status", "started", "seconds", "notebook"]
+    heads += [*(f"parameters.{name}" for name in parameters), *(f"metrics.{name}" for name in metrics), "error"]
+    lines = [heads]
+    for run, row in rows:
+        about = [run.full_name, row.status, run.record.started, row.seconds, row.notebook]
+        lines.append([*about, *map(row.parameters.get, parameters), *map(row.numbers.get, metrics), row.error])
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as new, new.open("w", newline="") as text:
-        table = csv.writer(text)
-        heads = ["run", "status", "started", "seconds", "notebook"]
-        heads += [*(f"parameters.{name}" for name in parameters), *(f"metrics.{name}" for name in metrics), "error"]
-        table.writerow(map(ranking.harmless, heads))
-        for run, row in rows:
-            cells = [run.full_name, row.status, run.record.started, row.seconds, row.notebook]
-            cells += [*map(row.parameters.get, parameters), *map(row.numbers.get, metrics), row.error]
-            table.writerow(map(ranking.harmless, cells))
+    ranking.write_table(file, lines)
     return len(runs)
 
 

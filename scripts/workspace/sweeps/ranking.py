@@ -247,35 +247,36 @@ def certainty(ordered: list[Entry]) -> str:
     return "The best is better than what seeds explain (95 %)."
 
 
-def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> Path:
+def write_leaderboard(folder: Path, ordered: list[Entry], metric: Metric) -> None:
     """The table as a file for spreadsheets: rank, status, metric, parameters, seconds, the other numbers, the error."""
     several = any(len(entry.rows) > 1 for entry in ordered)
     names = list(dict.fromkeys(name for entry in ordered for name in entry.parameters if not several or name != SEED))
     numbers = sorted({name for entry in ordered for name in entry.numbers} - {metric.name, *names})
     spread = ["spread", "runs", "seeds"] if several else []
     caveat = ["caveat"] if any(entry.caveat for entry in ordered) else []
-    file = folder / LEADERBOARD
+    heads = ["rank", "run", "status", metric.name, *spread, *names, "seconds", *numbers, *caveat, "error"]
+    lines: list[list[object]] = [heads]
+    for rank, entry in enumerate(ordered, start=1):
+        seeds = " ".join(str(row.parameters.get(SEED, "")) for row in entry.rows)
+        values = [rank, entry.name, entry.status, _short(entry.mean) if entry.values[1:] else entry.mean]
+        values += [_short(entry.spread), len(entry.values), seeds] if several else []
+        values += [entry.parameters.get(name) for name in names]
+        values += [entry.seconds, *(entry.numbers.get(name) for name in numbers)]
+        values += [entry.caveat] if caveat else []
+        lines.append([*values, next((row.error for row in entry.rows if row.error), None)])
+    write_table(folder / LEADERBOARD, lines)
+
+
+def write_table(file: Path, lines: list[list[object]]) -> None:
+    """Write a file for spreadsheets. Text that begins like a formula, which they would reckon, is shown as it is."""
+
+    def harmless(cell: object) -> object:
+        if cell is None:
+            return ""
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
     with replacing(file) as new, new.open("w", newline="") as text:
-        table = csv.writer(text)
-        heads = ["rank", "run", "status", metric.name, *spread, *names, "seconds", *numbers, *caveat, "error"]
-        table.writerow(map(harmless, heads))
-        for rank, entry in enumerate(ordered, start=1):
-            seeds = " ".join(str(row.parameters.get(SEED, "")) for row in entry.rows)
-            values = [rank, entry.name, entry.status, _short(entry.mean) if entry.values[1:] else entry.mean]
-            values += [_short(entry.spread), len(entry.values), seeds] if several else []
-            values += [entry.parameters.get(name) for name in names]
-            values += [entry.seconds, *(entry.numbers.get(name) for name in numbers)]
-            values += [entry.caveat] if caveat else []
-            error = next((row.error for row in entry.rows if row.error), None)
-            table.writerow(map(harmless, [*values, error]))
-    return file
-
-
-def harmless(cell: object) -> object:
-    """`cell` as a spreadsheet shows it, where text that begins like a formula would be one."""
-    if cell is None:
-        return ""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+        csv.writer(text).writerows(map(harmless, line) for line in lines)
 
 
 def _short(number: float | None) -> float | None:

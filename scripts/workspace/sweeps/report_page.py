@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import os
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -183,17 +184,15 @@ class Page:
         return figure, f"{self._metric.name} against each parameter. {told}."
 
     def _draw_parameter(self, axis: Axes, name: str) -> None:
-        numbers = all(_is_number(entry.parameters.get(name)) for entry in self._good)
-        values = [entry.parameters[name] if numbers else _setting(entry, name) for entry in self._good]
-        kinds = sorted(set(values))
-        places = values if numbers else [kinds.index(value) for value in values]
-        points = [(place, value) for place, entry in zip(places, self._good, strict=True) for value in entry.values]
+        values, kinds, numbers = self._values(name)
+        at = kinds if numbers else range(len(kinds))
+        place = dict(zip(kinds, at, strict=True))
+        rows = list(zip(self._good, values, strict=True))
+        points = [(place[kind], value) for entry, kind in rows for value in entry.values]
         axis.scatter(*zip(*points, strict=True), color=_BLUE, alpha=0.6, s=22)
         if 1 < len(kinds) < len(points):
-            pairs = list(zip(self._good, values, strict=True))
-            means = [[entry.mean for entry, value in pairs if value == kind] for kind in kinds]
-            at = kinds if numbers else range(len(kinds))
-            axis.plot(at, [sum(group) / len(group) for group in means], color=_ORANGE, label="mean")
+            means = [statistics.fmean(entry.mean for entry, value in rows if value == kind) for kind in kinds]
+            axis.plot(at, means, color=_ORANGE, label="mean")
             axis.legend(frameon=False, fontsize=8)
         if numbers and _wants_log(kinds):
             axis.set_xscale("log")
@@ -202,23 +201,23 @@ class Page:
             axis.minorticks_off()
         if not numbers:
             turned = 0 if len(kinds) < 5 else 60
-            axis.set_xticks(range(len(kinds)), [kind[:14] for kind in kinds], fontsize=8, rotation=turned)
+            axis.set_xticks(at, [kind[:14] for kind in kinds], fontsize=8, rotation=turned)
         axis.set_xlabel(name[:40])
+
+    def _values(self, name: str) -> tuple[list[Any], list[Any], bool]:
+        """A parameter's value in each entry, all values in order, and whether they are numbers; else they are words."""
+        numbers = all(_is_number(entry.parameters.get(name)) for entry in self._good)
+        values = [entry.parameters[name] if numbers else _setting(entry, name) for entry in self._good]
+        return values, sorted(set(values)), numbers
 
     def _scale(self, name: str) -> tuple[list[float], list[float], list[str]]:
         """Where each entry crosses the axis of a parameter, 0 to 1, and what stands beside the axis."""
-        if all(_is_number(entry.parameters.get(name)) for entry in self._good):
-            values = [entry.parameters[name] for entry in self._good]
-            kinds = sorted(set(values))
-            along = math.log if _wants_log(kinds) else float
-            low, high = along(kinds[0]), along(kinds[-1])
-            ticks = kinds if len(kinds) <= 6 else [kinds[0], kinds[-1]]
-            at, heights = ([(along(value) - low) / ((high - low) or 1) for value in some] for some in (values, ticks))
-            return at, heights, [f"{tick:.4g}" for tick in ticks]
-        words = [_setting(entry, name) for entry in self._good]
-        texts = sorted(set(words))
-        last = max(1, len(texts) - 1)
-        return [texts.index(word) / last for word in words], [at / last for at in range(len(texts))], texts
+        values, kinds, numbers = self._values(name)
+        along = kinds.index if not numbers else math.log if _wants_log(kinds) else float
+        low, high = along(kinds[0]), along(kinds[-1])
+        ticks = kinds if not numbers or len(kinds) <= 6 else [kinds[0], kinds[-1]]
+        at, heights = ([(along(value) - low) / ((high - low) or 1) for value in some] for some in (values, ticks))
+        return at, heights, [f"{tick:.4g}" if numbers else tick for tick in ticks]
 
     def _draw_together(self) -> tuple[Figure, str]:
         names = self._varied[:7]

@@ -133,6 +133,7 @@ MUTANTS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "scripts/workspace/runs/warm.py": [
         ("a kernel ahead of its orders", "test_run started_ahead", '"environment": differing', '"environment": {}'),
+        ("a kernel ahead that ends", "test_run started_ahead", "buffering=0)", "buffering=-1)"),
     ],
     "scripts/workspace/runs/warm_kernel.py": [
         ("a kernel ahead in another folder", "test_run started_ahead", "os.chdir(", "str("),

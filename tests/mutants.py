@@ -81,6 +81,8 @@ MUTANTS: dict[str, list[tuple[str, str, str, str]]] = {
         ),
         ("a checkpoint in place", "test_contents full_disk", "_copy(src, str(new))", "_copy(src, dest)"),
         ("an upload in place", "test_contents upload", "_file(str(upload.aside)", "_file(place"),
+        ("a killed copy", "test_contents copy_of_a_folder", "aside = beside(copy)", "aside = copy"),
+        ("a chunk out of order", "test_contents chunk", "chunk not in (upload.chunks + 1, _LAST_CHUNK)", "False"),
         ("uploads that mix", "test_contents two_uploads", "if before and (wait :=", "if False and (wait :="),
     ],
     "scripts/workspace/base/files.py": [
@@ -123,6 +125,22 @@ MUTANTS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
     "scripts/workspace/runs/background.py": [
         ("a sweep whose terminal closes", "test_sweep under_nohup", "!= signal.SIG_IGN:", "is not None:"),
+    ],
+    "scripts/workspace/host/address.py": [
+        (
+            "metadata that drips",
+            "test_address waited_for",
+            "thread.join(max(0, give_up - time.monotonic()))",
+            "thread.join()",
+        ),
+    ],
+    "scripts/workspace/host/venv.py": [
+        (
+            "the other build of PyTorch",
+            "test_venv cpu_after_cuda",
+            "other_build = [] if _name(wheels) in made else",
+            "other_build = [] if 1 else",
+        ),
     ],
     "scripts/workspace/host/backup.py": [
         ("two backups to one name", "test_backup to_one_name", ".{secrets.token_hex(3)}.part", ".part"),

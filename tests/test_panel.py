@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,8 +154,7 @@ def test_the_time_is_reckoned_by_the_runs_that_are_most_like_those_asked_for(wor
     made(work, "small", x=1, rate=0.1)
     made(work, "large", x=10, rate=0.1)
     watch.look()
-    rows = [one.row for one in watch.ended.values()]
-    rows = [row.__class__(**vars(row) | {"seconds": 10 if row.name == "small" else 100}) for row in rows]
+    rows = [replace(one.row, seconds={"small": 10, "large": 100}[one.run]) for one in watch.ended.values()]
     assert form.time(good, form.read(good, {"x": "9"}), rows, 1) == "about 1 min 40 s"
     assert form.time(good, form.read(good, {"x": "9", "seed": "0,1,2,3"}), rows, 2) == "about 3 min 20 s"
     assert form.time(good, form.read(good, {"x": "2"}), rows, 1) == "about 10 s"

@@ -69,10 +69,10 @@ def test_an_export_that_makes_no_sense_is_one_line(work: Path, words: list[str],
     assert (work / "taken.csv").read_text() == "mine"
 
 
-def test_a_tool_that_is_not_installed_is_named_with_what_installs_it(work: Path) -> None:
+@pytest.mark.usefixtures("work")
+def test_a_tool_that_is_not_installed_is_named_with_what_installs_it() -> None:
     with pytest.raises(UserError, match=r"`pip install mlflow` in a terminal of the lab"):
         export._library("no_such_module", "mlflow")
-    assert not (work / "nothing").exists()
 
 
 def test_tensorboard_reads_parameters_metrics_and_curves(work: Path) -> None:

@@ -84,6 +84,15 @@ class Lab:
         headers = {"Authorization": f"token {token}"} if token else {}
         return requests.request(method, self.url + path, headers=headers, timeout=30, allow_redirects=False, **options)
 
+    def socket(self, path: str, token: str | None = None, **options: object) -> websocket.WebSocket:
+        header = [f"Authorization: token {token}"] if token else []
+        address = f"ws{self.url.removeprefix('http')}{path}"
+        return websocket.create_connection(address, **{"header": header, "timeout": 60} | options)
+
+    def cookies(self) -> dict[str, str]:
+        """What a browser has after the link was opened."""
+        return self.get(f"/lab?token={self.token}").cookies.get_dict()
+
     def run(self, code: str, timeout_s: float = 60) -> str:
         """Run `code` in a new kernel, as the browser does, and return what it prints. Fails if the code raises."""
         kernel = self.request("POST", "/api/kernels", self.token, json={"name": "python3"}).json()["id"]
@@ -94,17 +103,14 @@ class Lab:
 
     def send(self, kernel: str, code: str, timeout_s: float = 60, session: str = "") -> websocket.WebSocket:
         """Send `code` to a kernel; the answers come over the socket that is returned, or a later one of `session`."""
-        address = f"ws{self.url.removeprefix('http')}/api/kernels/{kernel}/channels?session_id={session}"
-        channel = websocket.create_connection(address, header=[f"Authorization: token {self.token}"], timeout=timeout_s)
+        channel = self.socket(f"/api/kernels/{kernel}/channels?session_id={session}", self.token, timeout=timeout_s)
         execute(channel, code)
         return channel
 
     def in_terminal(self, name: str, line: str, until: str, timeout_s: float = 60) -> str:
         """Type a line into a terminal; what it shows up to and with `until`."""
-        address = f"ws{self.url.removeprefix('http')}/terminals/websocket/{name}"
-        header = [f"Authorization: token {self.token}"]
         shown = ""
-        with contextlib.closing(websocket.create_connection(address, header=header, timeout=timeout_s)) as channel:
+        with contextlib.closing(self.socket(f"/terminals/websocket/{name}", self.token, timeout=timeout_s)) as channel:
             channel.send(json.dumps(["stdin", line + "\r"]))
             while until not in shown:
                 kind, *rest = json.loads(channel.recv())

@@ -72,9 +72,8 @@ def is_let_in(lab: Lab, origin: str, host: str) -> bool:
     made = requests.post(f"{lab.url}/api/contents?_xsrf={xsrf}", json={"type": "file"}, headers=headers, timeout=60)
     if made.ok:
         lab.request("DELETE", f"/api/contents/{made.json()['path']}", lab.token)
-    address = f"ws{lab.url.removeprefix('http')}/api/events/subscribe"
     try:
-        websocket.create_connection(address, header=[f"Cookie: {headers['Cookie']}"], origin=origin, host=host).close()
+        lab.socket("/api/events/subscribe", cookie=headers["Cookie"], origin=origin, host=host).close()
         opens = True
     except websocket.WebSocketBadStatusException:
         opens = False

@@ -40,16 +40,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def connect(lab: Lab, name: str, **options: object) -> contextlib.closing:
-    address = f"ws{lab.url.removeprefix('http')}/nvdashboard/{name}"
-    return contextlib.closing(websocket.create_connection(address, timeout=30, **options))
+    return contextlib.closing(lab.socket(f"/nvdashboard/{name}", **options))
 
 
 @pytest.mark.parametrize("name", SOCKETS)
 def test_a_socket_of_the_dashboard_is_refused_without_the_token_and_from_another_site(lab: Lab, name: str) -> None:
-    with connect(lab, name, header=[f"Authorization: token {lab.token}"]):
+    with connect(lab, name, token=lab.token):
         pass
-    cookies = lab.get(f"/lab?token={lab.token}").cookies.get_dict()
-    cookie = "; ".join(f"{key}={value}" for key, value in cookies.items())
+    cookie = "; ".join(f"{key}={value}" for key, value in lab.cookies().items())
     with connect(lab, name, cookie=cookie, origin=lab.url):
         pass
     for attack in ({}, {"cookie": cookie, "origin": "https://elsewhere.example"}):

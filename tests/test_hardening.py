@@ -31,11 +31,6 @@ def lab(request: pytest.FixtureRequest) -> Lab:
     return request.getfixturevalue(f"{request.param}_lab")
 
 
-def cookies(lab: Lab) -> dict[str, str]:
-    """What a browser has after the link was opened."""
-    return lab.get(f"/lab?token={lab.token}").cookies.get_dict()
-
-
 def connected(lab: Lab) -> socket.socket:
     parts = urlsplit(lab.url)
     return socket.create_connection((parts.hostname, parts.port), timeout=30)
@@ -113,19 +108,19 @@ for rule in ServerApp.instance().web_app.wildcard_router.rules:
 def test_websocket_is_refused_without_the_token_and_from_another_site(lab: Lab, path: str) -> None:
     kernel = lab.request("POST", "/api/kernels", lab.token, json={}).json()["id"]
     lab.request("POST", "/api/terminals", lab.token)
-    address = f"ws{lab.url.removeprefix('http')}{path.format(kernel=kernel)}"
-    cookie = "; ".join(f"{name}={value}" for name, value in cookies(lab).items())
-    websocket.create_connection(address, cookie=cookie, origin=lab.url, timeout=30).close()
+    path = path.format(kernel=kernel)
+    cookie = "; ".join(f"{name}={value}" for name, value in lab.cookies().items())
+    lab.socket(path, cookie=cookie, origin=lab.url).close()
     for attack in ({}, {"cookie": cookie, "origin": FOREIGN}):
         with pytest.raises(websocket.WebSocketException, match=r"403|Invalid redirect target '/login"):
-            websocket.create_connection(address, timeout=30, **attack)
+            lab.socket(path, **attack)
     lab.request("DELETE", f"/api/kernels/{kernel}", lab.token)
     for terminal in lab.get("/api/terminals", lab.token).json():
         lab.request("DELETE", f"/api/terminals/{terminal['name']}", lab.token)
 
 
 def test_another_site_can_neither_write_nor_read_with_the_users_cookie(lab: Lab) -> None:
-    signed_in = cookies(lab)
+    signed_in = lab.cookies()
     xsrf = signed_in["_xsrf"]
     new = {"json": {"type": "file"}, "cookies": signed_in}
     own = lab.request("POST", f"/api/contents?_xsrf={xsrf}", **new)
@@ -378,7 +373,7 @@ def test_generated_token_is_its_owners_alone(container: Container) -> None:
 
 def test_rotation_ends_the_token_and_every_login_and_prints_the_new_link(fresh: Container) -> None:
     lab = fresh.start()
-    old = cookies(lab)
+    old = lab.cookies()
     assert lab.request("GET", "/api/contents", cookies=old).status_code == 200
     rotated = fresh.command("scripts/token", "rotate")
     assert rotated.returncode == 0, rotated.stderr

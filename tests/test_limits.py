@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-import websocket
 from labs import REPOSITORY, Lab, NativeServer, wait_until
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
@@ -42,7 +41,7 @@ def put(lab: Lab, megabytes: int, **headers: str) -> tuple[int, str]:
 def test_large_file_of_somebody_signed_in_is_saved(native_lab: Lab) -> None:
     large = {"type": "file", "format": "text", "content": "x" * (80 << 20)}
     assert native_lab.request("PUT", "/api/contents/large.txt", native_lab.token, json=large).status_code == 201
-    signed_in = native_lab.get(f"/lab?token={native_lab.token}").cookies
+    signed_in = native_lab.cookies()
     address = f"/api/contents/large.txt?_xsrf={signed_in['_xsrf']}"
     assert native_lab.request("PUT", address, json=large, cookies=signed_in).status_code == 200
 
@@ -129,8 +128,7 @@ def test_program_in_a_terminal_waits_for_its_reader_and_goes_on(native_server: N
 
     with native_server.running() as lab:
         name = lab.request("POST", "/api/terminals", lab.token).json()["name"]
-        address = f"ws{lab.url.removeprefix('http')}/terminals/websocket/{name}"
-        channel = websocket.create_connection(address, header=[f"Authorization: token {lab.token}"], timeout=60)
+        channel = lab.socket(f"/terminals/websocket/{name}", lab.token)
         channel.send(json.dumps(["stdin", PRINT_AND_COUNT]))
         stood = wait_until(stands)
         assert stood < 32 << 20  # what the sockets between take

@@ -60,7 +60,7 @@ def test_start_frightens_nobody(native_server: NativeServer) -> None:
 
 def test_socket_that_does_not_ask_for_the_token_itself_is_refused_without_it(native_lab: Lab) -> None:
     with pytest.raises(websocket.WebSocketException, match=r"403|Invalid redirect target '/login"):
-        websocket.create_connection(f"ws{native_lab.url.removeprefix('http')}/lsp/ws/x", timeout=30)
+        native_lab.socket("/lsp/ws/x")
 
 
 def test_kernels_do_not_know_the_token(native_server: NativeServer) -> None:
@@ -79,7 +79,7 @@ def test_bad_token_refuses_to_start_with_one_line(native_server: NativeServer, t
 
 def test_restart_keeps_the_token_and_the_login(native_server: NativeServer) -> None:
     with native_server.running() as lab:
-        first, cookies = lab.token, lab.get(f"/lab?token={lab.token}").cookies
+        first, cookies = lab.token, lab.cookies()
         assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
     with native_server.running() as lab:
         assert lab.token == first
@@ -97,7 +97,7 @@ def test_login_is_of_no_use_to_other_sites_and_to_scripts(native_lab: Lab) -> No
 
 def test_another_token_ends_every_login(native_server: NativeServer) -> None:
     with native_server.running() as lab:
-        cookies = lab.get(f"/lab?token={lab.token}").cookies
+        cookies = lab.cookies()
         assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 200
     with native_server.running(JUPYTER_TOKEN=GOOD) as lab:
         assert lab.request("GET", "/api/contents", cookies=cookies).status_code == 403

@@ -6,6 +6,7 @@ sweep began, and each completed run has a folder of its own.
 
 import contextlib
 import hashlib
+import importlib.util
 import itertools
 import os
 import socket
@@ -21,7 +22,7 @@ from workspace.base.files import replacing
 from workspace.runs import background, folders, notebook_parameters, sweep_record, warm
 from workspace.runs.notebook import Notebook
 from workspace.runs.sweep_record import RECORD, SweepRecord, claimed
-from workspace.sweeps import plans, ranking, report, tpe
+from workspace.sweeps import plans, ranking, report
 from workspace.sweeps.plans import Axis, Options, Plan
 from workspace.sweeps.ranking import Metric, Row
 
@@ -95,8 +96,12 @@ def _check(axes: list[Axis], options: Options) -> None:
     for name, value in {"-n": options.count, "-j": options.jobs, "--timeout": options.timeout}.items():
         if value is not None and value <= 0:
             raise UserError(f"{name} {value:g}: a number above 0, please", cli.BAD_INPUT)
-    if options.method == "tpe":
-        tpe.require()
+    if options.method == "tpe" and importlib.util.find_spec("optuna") is None:
+        raise UserError(
+            "--method tpe needs Optuna, an extra: `.venv/bin/uv pip install --python .venv optuna`; for the image "
+            "add the line `optuna` to docker/requirements.in and run scripts/lock",
+            cli.BAD_INPUT,
+        )
     if options.method != "grid" and not options.count:
         raise UserError(f"--method {options.method} needs -n, how many runs to make", cli.BAD_INPUT)
     if options.method == "grid" and options.count:
@@ -137,6 +142,8 @@ class Sweep:
                 return Plan(self._axes, plans.grid(self._axes))
             case "random":
                 return Plan(self._axes, plans.draws(self._axes, count, seed))
+        from workspace.sweeps import tpe  # Optuna, an extra
+
         return tpe.Chosen(self._axes, count, self._metric, seed)
 
     def tell_plan(self) -> int:

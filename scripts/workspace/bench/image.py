@@ -1,6 +1,7 @@
 """What the image weighs: its layers, and the packages in it; without Docker, the packages of `.venv`.
 
-Exit code 1 where what sweeps alone need is larger than its bound.
+The packages' own tests do not count: the image leaves them out. Exit code 1 where what sweeps alone need is larger
+than its bound.
 """
 
 import argparse
@@ -25,7 +26,8 @@ def name_of(text):
 told = {}
 for package in metadata.distributions():
     needed = [name_of(line) for line in package.requires or () if "extra ==" not in line]
-    told[name_of(package.metadata["Name"])] = sum(map(on_disk, package.files or ())), needed
+    files = [file for file in package.files or () if "tests" not in file.parts]
+    told[name_of(package.metadata["Name"])] = sum(map(on_disk, files)), needed
 print(json.dumps(told))
 """
 

@@ -345,6 +345,17 @@ def test_a_changed_image_is_decoded_again_and_changes_the_digest(tmp_path: Path)
     assert first.digest != second.digest
 
 
+def test_a_folder_that_is_edited_for_ever_fills_no_disk(tmp_path: Path) -> None:
+    fill(tmp_path, two_classes())
+    kept = tmp_path / "data" / "decoded"
+    for edit in range(images.KEPT + 2):
+        os.utime(tmp_path / "train/cat/0.png", ns=(edit, edit))
+        images.load_folder(tmp_path)
+        [latest] = {file for file in kept.iterdir() if file.stat().st_mtime_ns > edit + 1}
+        os.utime(latest, ns=(edit, edit + 1))
+    assert sorted(file.stat().st_mtime_ns for file in kept.iterdir()) == list(range(3, images.KEPT + 3))
+
+
 def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     first = images.load_folder(fill(tmp_path, two_classes()))
     for cache in (tmp_path / "data" / "decoded").iterdir():

@@ -24,9 +24,12 @@ MACOS = "aarch64-apple-darwin"
 FOR_ALL = ("requirements.lock", "torch-cuda.txt", "cluster.txt", "uv.txt")
 
 
-def resolve(lock: Path, platform: str) -> subprocess.CompletedProcess[str]:
-    """Ask the index for each file that `lock` names for a platform; nothing is downloaded, nor built from source."""
-    uv = [REPOSITORY / ".venv" / "bin" / "uv", "pip", "install", "--dry-run", "--target", "/nowhere", "--no-deps"]
+def resolve(lock: Path, platform: str, empty: Path) -> subprocess.CompletedProcess[str]:
+    """Ask the index for each file that `lock` names for a platform; nothing is downloaded, nor built from source.
+
+    `empty` is a folder in which uv finds nothing installed.
+    """
+    uv = [REPOSITORY / ".venv" / "bin" / "uv", "pip", "install", "--dry-run", "--target", empty, "--no-deps"]
     strictly = ["--require-hashes", "--only-binary=:all:", "--python-version=3.13", f"--python-platform={platform}"]
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that PyTorch has a build for
     return ask(*uv, *strictly, "--requirement", lock, env=environment)
@@ -34,8 +37,8 @@ def resolve(lock: Path, platform: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("platform", [*LINUX, MACOS])
 @pytest.mark.parametrize("lock", FOR_ALL)
-def test_lock_names_packages_that_have_a_wheel_for_this_platform(lock: str, platform: str) -> None:
-    done = resolve(REPOSITORY / "docker" / lock, platform)
+def test_lock_names_packages_that_have_a_wheel_for_this_platform(lock: str, platform: str, tmp_path: Path) -> None:
+    done = resolve(REPOSITORY / "docker" / lock, platform, tmp_path)
     if re.search(r"error sending request|dns error|Connection refused", done.stderr):
         pytest.skip("the package index cannot be reached from here")
     assert done.returncode == 0, done.stderr
@@ -46,7 +49,7 @@ def test_package_without_a_wheel_for_a_platform_is_noticed(tmp_path: Path) -> No
     for_all = re.sub(r"(?m)^(nvidia-nccl[\w-]+==[^ ;]+) ;.* \\$", r"\1 \\", lock)  # its marker says: Linux alone
     assert for_all != lock
     (tmp_path / "torch-cuda.txt").write_text(for_all)
-    assert resolve(tmp_path / "torch-cuda.txt", MACOS).returncode != 0
+    assert resolve(tmp_path / "torch-cuda.txt", MACOS, tmp_path / "empty").returncode != 0
 
 
 LOCK = runpy.run_path(str(REPOSITORY / "scripts" / "lock"))

@@ -27,6 +27,7 @@ from lesson.words import MessageAlone, _
 SIDE = 32  # pixels; every image is brought to this square, unless a folder's are asked for at another
 TEST_SHARE = 5  # where there is one folder of classes, one image of so many is for testing
 LARGEST_PACKED = 256 << 20  # bytes of one file in a zip; a small zip can hold a very large nothing
+KEPT = 8  # folders that stay decoded on the disk, the last ones; one that is edited counts anew each time
 SHORT_NAMES = {"airplane": "plane", "automobile": "car"}  # as the lesson calls them, where CIFAR-10 comes as a folder
 
 
@@ -306,6 +307,8 @@ def _keep(cache: Path, arrays: list[NDArray], left_out: list[str]) -> None:
         with unfinished.open("wb") as file:
             np.savez(file, left_out=np.array(left_out, dtype=str), **dict(zip(_ARRAYS, arrays, strict=True)))
         unfinished.replace(cache)
+        for old in sorted(cache.parent.iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
     except OSError:  # no room or no permission: the next run decodes again
         with contextlib.suppress(OSError):
             unfinished.unlink()

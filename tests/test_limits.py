@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from labs import REPOSITORY, Lab, NativeServer, wait_until
 from tornado.httpserver import HTTPServer
@@ -223,3 +224,17 @@ def test_short_log_is_left_as_it_is(tmp_path: Path) -> None:
         log.flush()
         limits.shorten_log(log.fileno())
     assert file.read_text() == "first\n"
+
+
+# --- memory ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give it back by themselves")
+def test_memory_that_a_load_took_is_given_back() -> None:
+    taken = [bytes(900) for _ in range(200_000)]
+    held, last = psutil.Process().memory_info().rss, taken[-1]
+    del taken
+    assert psutil.Process().memory_info().rss > held - (50 << 20), "glibc gives it back by itself"
+    limits.give_back_memory()
+    assert psutil.Process().memory_info().rss < held - (100 << 20)
+    assert last

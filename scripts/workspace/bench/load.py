@@ -227,10 +227,17 @@ async def _put_on(lab: Loaded, load: Load, count: int, table: Table) -> None:
     begun = time.perf_counter()
     what = await load(lab, count)
     seconds = time.perf_counter() - begun
-    while lab.process.num_fds() > descriptors and time.perf_counter() < begun + seconds + _SETTLES_WITHIN_S:
+
+    def is_left() -> tuple[int, int]:
+        return _memory(lab), lab.process.num_fds() - descriptors
+
+    after, opened = is_left()
+    while opened > 0 or after - before > _MOST_MEMORY_LEFT:
+        if time.perf_counter() > begun + seconds + _SETTLES_WITHIN_S:
+            break
         await asyncio.sleep(0.5)
+        after, opened = is_left()
     watching.cancel()
-    after, opened = _memory(lab), lab.process.num_fds() - descriptors
     kept = most - before <= _MOST_MEMORY and after - before <= _MOST_MEMORY_LEFT and opened <= _MOST_DESCRIPTORS_LEFT
     table.add(
         what,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import os
 import stat
@@ -34,7 +35,7 @@ _NEXT_REQUEST_WITHIN_S = 150  # longer than browsers and Caddy (two minutes) kee
 _SLOWEST_READER_S = 60
 _MOST_KEPT_FOR_BROWSER = 16 << 20
 _LONGEST_LOG, _LOG_KEPT = 10 << 20, 1 << 20
-_LOG_CHECKED_EVERY_S = 10
+_TIDIED_EVERY_S = 10
 
 
 def guard(app: "ServerApp") -> None:
@@ -44,7 +45,8 @@ def guard(app: "ServerApp") -> None:
     server.conn_params.body_timeout = _STRANGERS_SEND_WITHIN_S
     server.conn_params.max_body_size = _STRANGERS_LARGEST
     server.request_callback = _BodyLimits(app.web_app)
-    PeriodicCallback(shorten_log, _LOG_CHECKED_EVERY_S * 1000).start()
+    PeriodicCallback(shorten_log, _TIDIED_EVERY_S * 1000).start()
+    PeriodicCallback(give_back_memory, _TIDIED_EVERY_S * 1000).start()
 
 
 class _BodyLimits(httputil.HTTPServerConnectionDelegate):
@@ -167,6 +169,12 @@ class _BoundedBuffer(deque):
 
 def _bytes(message: tuple[str, list[Any]]) -> int:
     return sum(map(len, message[1]))
+
+
+def give_back_memory() -> None:
+    """Let the system have what a load took and has freed: glibc keeps it, where anything is left above it."""
+    with contextlib.suppress(AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def shorten_log(descriptor: int | None = None) -> None:

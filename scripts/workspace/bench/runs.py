@@ -17,9 +17,9 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from workspace.base import cli, network, places
+from workspace.base import cli, network
 from workspace.base.cli import UserError
-from workspace.bench.measuring import Cost, Table, cost, each, medians
+from workspace.bench.measuring import Cost, Table, cost, each, medians, number_option, script
 from workspace.host import venv
 
 _NOTEBOOKS = {
@@ -48,13 +48,11 @@ for number in range(int(sys.argv[1])):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--rounds", metavar="N", type=int, default=3, help="how often each is measured (default 3)")
+    number_option(parser, "--rounds", "how often each is measured", 3)
 
 
 def main(options: argparse.Namespace) -> int:
     """Measure, and print each number beside its bound; 1 where one is missed."""
-    if options.rounds < 1:
-        raise UserError("--rounds must be at least 1", cli.BAD_INPUT)
     with tempfile.TemporaryDirectory(prefix="bench-runs-") as name:
         work = Path(name)
         os.environ["WORKSPACE_WORK"] = str(work)
@@ -127,7 +125,7 @@ def _eight(python: str, at_once: int) -> list[str]:
 def _workspace(work: Path) -> dict[str, Callable[[], Cost]]:
     """The same by scripts/run and scripts/sweep, whose report is made, too."""
     return {
-        _ALONE: lambda: cost([*_script("run"), "nothing.ipynb"], work),
+        _ALONE: lambda: cost([*script("run"), "nothing.ipynb"], work),
         _MORE: lambda: each(_sweep(work, "nothing", 2, 1), _sweep(work, "nothing", 10, 1), 8),
         _PAIRS: lambda: _sweep(work, "sleeps", 8, 2),
     }
@@ -137,7 +135,7 @@ def _sweep(work: Path, notebook: str, runs: int, at_once: int) -> Cost:
     """A sweep of so many runs, in a folder of its own."""
     folder = tempfile.mkdtemp(prefix=f"{notebook}-", dir=work)
     axis = f"x=1:{runs}:{runs}"
-    return cost([*_script("sweep"), f"{notebook}.ipynb", "-p", axis, "-j", str(at_once), "-o", folder], work)
+    return cost([*script("sweep"), f"{notebook}.ipynb", "-p", axis, "-j", str(at_once), "-o", folder], work)
 
 
 def _promises(work: Path, fresh: str) -> Table:
@@ -166,7 +164,7 @@ def _promises(work: Path, fresh: str) -> Table:
 def _resume(work: Path) -> float:
     from workspace.sweeps import plans
 
-    sweep = [*_script("sweep"), "nothing.ipynb", "-o", "many", "-p"]
+    sweep = [*script("sweep"), "nothing.ipynb", "-o", "many", "-p"]
     cost([*sweep, "x=1"], work)
     [made] = (file.parent for file in work.glob("many/*/run.json"))
     for x in range(1, 1001):
@@ -176,12 +174,8 @@ def _resume(work: Path) -> float:
 
 def _late(work: Path, notebook: str) -> float:
     folder = Path(tempfile.mkdtemp(prefix="late-", dir=work), "run")
-    cost([*_script("run"), f"{notebook}.ipynb", "--timeout", "4", "-o", str(folder)], work, os.environ, 1)
+    cost([*script("run"), f"{notebook}.ipynb", "--timeout", "4", "-o", str(folder)], work, os.environ, 1)
     return json.loads((folder / "run.json").read_text())["seconds"] - 4
-
-
-def _script(name: str) -> list[str]:
-    return [sys.executable, str(places.REPOSITORY / "scripts" / name)]
 
 
 def _write_notebook(path: Path, *cells: str) -> None:

@@ -1,5 +1,6 @@
 """scripts/sweep: what it varies, what it refuses, what it keeps, and what it makes again."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from labs import REPOSITORY, free_port, wait_until
+from labs import REPOSITORY, SmallDisk, free_port, wait_until
 from small import METRICS, arguments, command, environment, leaderboard, notebook
 from workspace.base.cli import UserError
 from workspace.runs.notebook import Notebook
@@ -304,35 +305,29 @@ if x == 2:  # made last, with -j 1
     assert [row["status"] for row in leaderboard(tmp_path / "out")] == ["completed"] * 3
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 400 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, small_disk: Path) -> None:
-    small = notebook(tmp_path / "small.ipynb", METRICS)
-    (small_disk / "much").write_bytes(b"0" * 390_000)
-    done = command(tmp_path, "sweep", small, "-p", "x=1,2", "-o", small_disk / "out")
+def test_a_full_disk_is_told_in_one_line_and_what_is_done_is_kept(tmp_path: Path, small_disk: SmallDisk) -> None:
+    out = small_disk("size=4m") / "out"
+    line = ["sweep", notebook(tmp_path / "small.ipynb", METRICS), "-o", out, "-p"]
+    assert command(tmp_path, *line, "x=1,2").returncode == 0
+    full = out.parent / "full"
+    with contextlib.suppress(OSError), full.open("wb", buffering=0) as filling:
+        while filling.write(b"0" * 4096):
+            pass
+    done = command(tmp_path, *line, "x=1,2,3")
     assert done.returncode == 1
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
+    assert re.fullmatch(rf"sweep: {out}/\S+: No space left on device\n", done.stderr)
+    full.unlink()
+    assert "3 runs, 2 of them done" in command(tmp_path, *line, "x=1,2,3", "--dry-run").stdout
 
 
-def test_a_report_that_the_disk_does_not_take_is_told_in_one_line(tmp_path: Path, small_disk: Path) -> None:
+def test_a_report_that_the_disk_does_not_take_is_told_in_one_line(tmp_path: Path, small_disk: SmallDisk) -> None:
+    disk = small_disk("size=400k")
     notebook(tmp_path / "small.ipynb", METRICS)
-    assert command(tmp_path, "sweep", "small.ipynb", "-p", "x=1,2", "-o", small_disk / "out").returncode == 1
-    runs = [str(file.parent) for file in small_disk.glob("out/*/run.json")]
+    assert command(tmp_path, "sweep", "small.ipynb", "-p", "x=1,2", "-o", disk / "out").returncode == 1
+    runs = [str(file.parent) for file in disk.glob("out/*/run.json")]
     for line in (
-        ["sweep", "small.ipynb", "-p", "x=1,2", "-o", small_disk / "out", "--report-only"],
-        ["compare", *runs, "-o", small_disk / "c"],
+        ["sweep", "small.ipynb", "-p", "x=1,2", "-o", disk / "out", "--report-only"],
+        ["compare", *runs, "-o", disk / "c"],
     ):
         done = command(tmp_path, *line)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr

@@ -25,13 +25,19 @@ def beside(file: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A path beside `file` for its new content, which takes its place when the block ends well, and else goes."""
+    """A path beside `file` for its new content, which takes its place when the block ends well, and else goes.
+
+    Raises OSError, with the file's name, where the disk does not take it.
+    """
     new = beside(file)
     try:
         yield new
         with new.open("rb") as written:
             os.fsync(written.fileno())
         new.replace(file)
+    except OSError as error:
+        error.filename = error.filename or str(file)  # a full disk is noticed where the name is not known any more
+        raise
     finally:
         new.unlink(missing_ok=True)
 

@@ -134,7 +134,7 @@ MUTANTS: dict[str, list[tuple[str, str, str, str]]] = {
             "thread.join()",
         ),
     ],
-    "scripts/workspace/host/venv.py": [
+    "scripts/workspace/host/installer.py": [
         (
             "the other build of PyTorch",
             "test_venv cpu_after_cuda",

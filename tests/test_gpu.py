@@ -18,7 +18,7 @@ from small import METRICS, PARAMETERS, arguments, environment, notebook
 from stand_ins import program
 from workspace.base.programs import ask
 from workspace.base.verdicts import State
-from workspace.host import gpu, venv
+from workspace.host import gpu, installer
 from workspace.host.causes import Cause
 
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -177,12 +177,12 @@ def test_a_machine_with_nvidias_driver_gets_its_wheels_natively_under_wsl2_too(
 ) -> None:
     monkeypatch.delenv("WORKSPACE_WHEELS", raising=False)
     looked_at = tmp_path / "nvidiactl", tmp_path / "libcuda.so.1"
-    monkeypatch.setattr(venv, "_NVIDIA", looked_at)
-    assert venv._wheels({}).name == "torch-cpu.txt"
+    monkeypatch.setattr(installer, "_NVIDIA", looked_at)
+    assert installer._wheels({}).name == "torch-cpu.txt"
     looked_at[place].touch()
-    assert venv._wheels({}).name == "torch-cuda.txt"
+    assert installer._wheels({}).name == "torch-cuda.txt"
     monkeypatch.setenv("WORKSPACE_WHEELS", "cpu")
-    assert venv._wheels({}).name == "torch-cpu.txt"
+    assert installer._wheels({}).name == "torch-cpu.txt"
 
 
 @pytest.fixture

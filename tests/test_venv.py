@@ -12,7 +12,7 @@ import pytest
 from labs import REPOSITORY, without_caches
 from stand_ins import program
 from workspace.base.programs import ask
-from workspace.host import venv
+from workspace.host import installer
 
 
 def wheel(folder: Path, name: str, version: str) -> None:
@@ -37,8 +37,8 @@ class Clone:
         (self.folder / name).write_text("".join(f"{package}\n" for package in packages))
 
     def make(self, extra: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        code = "from workspace.base import cli; from workspace.host import venv\n"
-        code += f"cli.run('', lambda _: venv.make({extra}))"
+        code = "from workspace.base import cli; from workspace.host import installer\n"
+        code += f"cli.run('', lambda _: installer.make({extra}))"
         plain = {name: value for name, value in os.environ.items() if not name.startswith("WORKSPACE_")}
         own = {"PYTHONPATH": str(self.folder / "scripts"), "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(self.wheels)}
         return ask(sys.executable, "-c", code, env=plain | own | environment)
@@ -99,7 +99,7 @@ def test_cpu_after_cuda_takes_the_other_build_and_the_libraries_away_and_cuda_br
 
 
 def test_what_the_tests_need_stays_and_follows_its_lock_too(clone: Clone) -> None:
-    clone.make("venv.TESTS")
+    clone.make("installer.TESTS")
     assert "tester-1" in clone.packages()
     clone.lock("docker/requirements.lock", "alpha==1")
     assert clone.make().returncode == 0
@@ -133,9 +133,9 @@ def test_one_that_belongs_to_another_checkout_is_left_alone(clone: Clone, tmp_pa
 def test_uv_of_another_version_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, replaced: bool
 ) -> None:
-    monkeypatch.setattr(venv, "PYTHON", tmp_path / "python")
+    monkeypatch.setattr(installer, "PYTHON", tmp_path / "python")
     locked = (REPOSITORY / "docker/uv.txt").read_text().split()[0].removeprefix("uv==")
     for name, does in (("uv", f"echo uv {locked}{more} of today"), ("python", f"touch '{tmp_path}/installed'")):
         program(tmp_path / name, does)
-    venv.uv()
+    installer.uv()
     assert (tmp_path / "installed").exists() == replaced

@@ -13,6 +13,11 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 IN_IMAGE = Path("/opt/workspace") == REPOSITORY
 
+VENV = Path("/opt/venv") if IN_IMAGE else REPOSITORY / ".venv"
+"""The Python environment that has the workspace's packages."""
+
+PYTHON = VENV / "bin" / "python"
+
 PLAIN_CONTAINER = IN_IMAGE and "WORKSPACE_PORT" not in os.environ
 """Whether `docker run` made this container: docker-compose.yml, which the other commands go by, sets that variable."""
 

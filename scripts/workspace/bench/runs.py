@@ -20,7 +20,7 @@ from pathlib import Path
 from workspace.base import cli, network
 from workspace.base.cli import UserError
 from workspace.bench.measuring import Cost, Table, cost, each, medians, number_option, script
-from workspace.host import venv
+from workspace.host import installer
 
 _NOTEBOOKS = {
     "nothing": "pass",
@@ -88,11 +88,11 @@ def compared(costs: dict[tuple[str, str], Cost]) -> Table:
 
 def _fresh(folder: Path) -> str:
     """The Python of a new environment with papermill and what it asks for. Raises UserError without a network."""
-    installer, python = str(venv.uv()), str(folder / "bin/python")
+    uv, python = str(installer.uv()), str(folder / "bin/python")
     wanted = [f"papermill=={version('papermill')}", "ipykernel"]
     for command in (
-        [installer, "venv", "--quiet", "--python", sys.executable, str(folder)],
-        [installer, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *wanted],
+        [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],
+        [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *wanted],
     ):
         if subprocess.run(command, env=os.environ | network.environment(), check=False).returncode:
             raise UserError("there is nothing to compare with: papermill could not be installed, see above")

@@ -11,7 +11,7 @@ from workspace.base import cli, places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.terminal import watched
 from workspace.base.verdicts import Check, Finding, State, Verdict
-from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, venv, visitor
+from workspace.host import address, compose, engine, gpu, inside, locate, machine, native, visitor
 from workspace.host.compose import Running, Workspace
 from workspace.lab import access
 
@@ -98,7 +98,7 @@ class Host:
         yield from self.visit()
         if isinstance(self.running, Running):
             yield from self.in_container()
-        elif self.running or venv.PYTHON.exists():
+        elif self.running or places.PYTHON.exists():
             yield from _inside()
         else:
             yield Finding("inside", verdicts.unseen("not-running", "no workspace runs, and none is installed natively"))

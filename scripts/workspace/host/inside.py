@@ -19,7 +19,7 @@ from lesson.system import CGROUPS
 from workspace.base import network, places, programs, settings, verdicts
 from workspace.base.cli import UserError
 from workspace.base.verdicts import Check, Verdict
-from workspace.host import causes, gpu, venv
+from workspace.host import causes, gpu
 from workspace.host.causes import Cause
 from workspace.lab import deaths, preflight
 
@@ -41,7 +41,7 @@ _ASK_PACKAGES = "import json; from workspace.lab import environment; print(json.
 
 def python() -> Path:
     """The Python that has the lab's packages, if they are installed."""
-    return Path(sys.executable) if places.IN_IMAGE else venv.PYTHON
+    return Path(sys.executable) if places.IN_IMAGE else places.PYTHON
 
 
 def checks() -> list[Check]:

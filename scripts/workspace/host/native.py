@@ -13,7 +13,7 @@ from typing import ClassVar
 from workspace.base import network, places, programs
 from workspace.base.cli import UserError
 from workspace.base.programs import wait_until
-from workspace.host import venv
+from workspace.host import installer
 from workspace.lab import access, commands
 
 _ANSWERS_WITHIN_S = 120
@@ -54,7 +54,7 @@ class Server:
 
     def module(self, name: str) -> subprocess.CompletedProcess[str]:
         """Run a module of this package where the packages are."""
-        return programs.ask(venv.PYTHON, "-m", name)
+        return programs.ask(places.PYTHON, "-m", name)
 
     def rotate_token(self) -> "Server":
         """Change the token, and the server in its place. Raises UserError where that cannot be done."""
@@ -93,13 +93,13 @@ def start(bind: str, port: int, public_host: str) -> Server:
 
     Raises UserError with the cause, and then nothing is left running.
     """
-    venv.make()
+    installer.make()
     places.NATIVE.mkdir(exist_ok=True, mode=0o700)
     commands.make(_COMMANDS)
     with _LOG.open("w") as log, _RECORD.open("w") as record:
         fcntl.flock(record, fcntl.LOCK_EX)
         process = subprocess.Popen(
-            [venv.PYTHON, places.REPOSITORY / "scripts" / "serve", "--ip", bind, "--port", str(port)],
+            [places.PYTHON, places.REPOSITORY / "scripts" / "serve", "--ip", bind, "--port", str(port)],
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -142,7 +142,7 @@ def _wait_until_it_answers(server: Server, process: subprocess.Popen) -> None:
 def _environment() -> dict[str, str]:
     """What the server and its kernels are told, as the image's ENV tells them there."""
     return os.environ | {
-        "PATH": f"{venv.FOLDER / 'bin'}:{os.environ.get('PATH', os.defpath)}:{_COMMANDS}",
+        "PATH": f"{places.VENV / 'bin'}:{os.environ.get('PATH', os.defpath)}:{_COMMANDS}",
         "JUPYTER_CONFIG_DIR": str(places.NATIVE / "jupyter"),
         "JUPYTER_RUNTIME_DIR": str(places.runtime()),
         "WORKSPACE_WORK": str(places.work()),

@@ -27,18 +27,31 @@ def enter(command: list[str]) -> NoReturn:
     Raises UserError where there is no such command.
     """
     try:
-        variables = _variables(make())
+        os.environ.update(variables())
     except OSError as error:
         print(f"workspace: %pip installs nothing: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
-        variables = {}
-    # Where memory runs out, the kernel that asks for it goes, not the server that tells about it.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(_KILLED_FIRST))
-    os.environ.update(_threads() | variables)
+        os.environ.update(_threads())
+    let_go_first(os.getpid())
     try:
         os.execvp(command[0], command)  # noqa: S606
     except FileNotFoundError as error:
         raise UserError(f"there is no command {command[0]}", cli.BAD_INPUT) from error
+
+
+def variables() -> dict[str, str]:
+    """What a program has in its environment there, which is made. Raises OSError where that cannot be done."""
+    place = make()
+    return _threads() | {
+        "PATH": f"{place / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+        "VIRTUAL_ENV": str(place),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+
+
+def let_go_first(process: int) -> None:
+    """Where memory runs out, the kernel that asks for it is to go, not the server that tells about it."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process}/oom_score_adj").write_text(str(_KILLED_FIRST))
 
 
 def folder() -> Path:
@@ -111,14 +124,6 @@ def misfits() -> list[str]:
 
 def _packages(place: Path) -> Path:
     return Path(sysconfig.get_path("purelib", scheme="venv", vars={"base": str(place)}))
-
-
-def _variables(place: Path) -> dict[str, str]:
-    return {
-        "PATH": f"{place / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-        "VIRTUAL_ENV": str(place),
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }
 
 
 def _threads() -> dict[str, str]:

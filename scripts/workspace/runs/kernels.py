@@ -19,13 +19,14 @@ import zmq
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from jupyter_core.paths import jupyter_path
 
 from workspace.base.programs import wait_until
 from workspace.lab import deaths
 from workspace.runs import folders, warm
-from workspace.runs.notebook import installed_kernels
 
 _OF_IPYKERNEL = [
     "--HistoryManager.hist_file=:memory:",
@@ -41,6 +42,21 @@ _ENDS_WITHIN_S = 5
 """What a kernel that is asked to end gets for what it does at its exit."""
 
 
+class InstalledKernels(KernelSpecManager):
+    """The kernels that there are, but for those in IPython's own folder, as before 2015: IPython's import is saved."""
+
+    def __init__(self) -> None:
+        super().__init__(kernel_dirs=jupyter_path("kernels"))
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """The kernel of this name. Raises NoSuchKernel."""
+        # The stock method looks through all packages for ways to start a kernel elsewhere, of which none is used here.
+        folder = self.find_kernel_specs().get(kernel_name.lower())
+        if folder is None:
+            raise NoSuchKernel(kernel_name)
+        return KernelSpec.from_resource_dir(folder)
+
+
 class Kernel:
     """A run's kernel, with all that it starts itself.
 
@@ -54,7 +70,7 @@ class Kernel:
         self._sockets = Path(tempfile.mkdtemp(prefix="run-"))  # short: a socket's path may have 107 characters
         self.manager = KernelManager(
             kernel_name=name,
-            kernel_spec_manager=installed_kernels(),
+            kernel_spec_manager=InstalledKernels(),
             client_factory=_Client,
             connection_file=str(self._sockets / "kernel.json"),
             transport="ipc",

@@ -14,7 +14,6 @@ from workspace.base import cli
 from workspace.base.cli import UserError
 
 if TYPE_CHECKING:
-    from jupyter_client.kernelspec import KernelSpecManager
     from nbformat import NotebookNode
 
 WHOLE_MACHINE = "whole-machine"
@@ -128,13 +127,15 @@ class Notebook:
         """Raise UserError where it breaks the format, or its kernel, or this one in its place, is not installed."""
         from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, NoSuchKernel
 
+        from workspace.runs.kernels import InstalledKernels  # Jupyter's imports, too, take a while
+
         self.node()
         name = kernel or self.kernel
         hint = "choose another in the lab, or run it with -k python3"
         if name is None:
             raise UserError(f"{self.path} names no kernel; {hint}", cli.BAD_INPUT)
         try:
-            installed_kernels().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
+            InstalledKernels().get_kernel_spec(NATIVE_KERNEL_NAME if name == "python" else name)
         except NoSuchKernel as error:
             raise UserError(f"the kernel {name!r} is not installed here; {hint}", cli.BAD_INPUT) from error
 
@@ -149,14 +150,6 @@ class Notebook:
             return nbformat.reads(text, as_version=4)
         except (ValueError, nbformat.ValidationError) as error:
             raise UserError(f"{self.path} is a broken notebook: {str(error).splitlines()[0]}", cli.BAD_INPUT) from error
-
-
-def installed_kernels() -> "KernelSpecManager":
-    """The kernels that there are, but for those in IPython's own folder, as before 2015: IPython's import is saved."""
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_core.paths import jupyter_path
-
-    return KernelSpecManager(kernel_dirs=jupyter_path("kernels"))
 
 
 def _digest(text: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from workspace.base import places
+from workspace.lab import environment as lab
 
 _WAITS_S = 60
 """So long the process waits for an order; where runs take longer, what a start takes is no matter."""
@@ -76,14 +77,15 @@ class _Forker:
         # Where it complains, its kernels would have.
         with theirs, tempfile.TemporaryFile() as said:
             self._process = subprocess.Popen(
-                [*self._begins[:3], str(Path(__file__).with_name("warm_kernel.py")), str(_WAITS_S)],
+                ["python", str(Path(__file__).with_name("warm_kernel.py")), str(_WAITS_S)],
                 cwd="/",
-                env=self._environment,
+                env=self._environment | lab.variables(),
                 stdin=theirs,
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
             )
+        lab.let_go_first(self._process.pid)
 
     @property
     def has_ended(self) -> bool:

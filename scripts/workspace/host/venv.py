@@ -12,11 +12,7 @@ def enter() -> None:
 
     In a terminal of the lab another stands first, with what the user installed.
     """
-    # What runs from here on, notebooks included, finds the datasets where scripts/data and scripts/start keep them.
-    os.environ["WORKSPACE_DATA"] = str(places.data())
-    # And the packages that %pip installed in the lab.
-    os.environ.setdefault("JUPYTER_PATH", str(places.KERNELS))
-    os.environ.update(network.environment())
+    os.environ.update(variables())
     if Path(sys.prefix) == places.VENV:
         return
     if not places.IN_IMAGE:
@@ -24,3 +20,12 @@ def enter() -> None:
 
         installer.make()
     os.execv(places.PYTHON, [str(places.PYTHON), *sys.argv])  # noqa: S606
+
+
+def variables() -> dict[str, str]:
+    """What all that runs from there on, notebooks included, has in its environment. Raises UserError for bad settings.
+
+    It finds the datasets where scripts/data and scripts/start keep them, and what %pip installed in the lab.
+    """
+    kernels = os.environ.get("JUPYTER_PATH", str(places.KERNELS))
+    return {"WORKSPACE_DATA": str(places.data()), "JUPYTER_PATH": kernels} | network.environment()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from workspace.base import places
+from workspace.host import venv
 from workspace.lab import environment as lab
 
 _WAITS_S = 60
@@ -79,7 +80,7 @@ class _Forker:
             self._process = subprocess.Popen(
                 ["python", str(Path(__file__).with_name("warm_kernel.py")), str(_WAITS_S)],
                 cwd="/",
-                env=self._environment | lab.variables(),
+                env=self._environment | venv.variables() | lab.variables(),
                 stdin=theirs,
                 stdout=said,
                 stderr=said,

@@ -150,7 +150,7 @@ class Panel(anywidget.AnyWidget):
             "under_way": self._watch.under_way,
             "sweeps": self._watch.sweeps,
             "removed": len(ending.removed()),
-            "folder": str(places.work() / "runs"),
+            "folder": str(folders.top()),
         }
 
     def _follow(self) -> None:
@@ -255,7 +255,7 @@ class Panel(anywidget.AnyWidget):
 
     def _do_log(self, run: str | None) -> None:
         """Show the log of a run, by its full name, and go on doing so; None: no more."""
-        self._log = (places.work() / "runs" / run, None) if run else None
+        self._log = (folders.top() / run, None) if run else None
         self._tell_log()
 
     def _do_stop(self, name: str) -> None:
@@ -269,7 +269,7 @@ class Panel(anywidget.AnyWidget):
 
     def _do_go_on(self, name: str) -> None:
         """Go on with a sweep that ended before its time."""
-        said = _command("sweep", places.work() / "runs" / name / plans.FILE, "--background")
+        said = _command("sweep", folders.top() / name / plans.FILE, "--background")
         self._done(said.partition(":")[0])
 
     def _do_discard(self, name: str) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workspace.base import places
 from workspace.base.cli import UserError
 from workspace.runs import folders, sweep_record
 from workspace.runs.progress import Progress, TimeLeft
@@ -52,7 +51,7 @@ class Watch:
         """Look what there is; whether anything is other than it was."""
         with self._lock:
             self._relisted = False
-            top = places.work() / "runs"
+            top = folders.top()
             for folder in (top, *self._others):
                 self._folders(folder)
             at_rest = not any(one["status"] == folders.RUNNING for one in self.under_way)

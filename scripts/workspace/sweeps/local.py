@@ -1,8 +1,6 @@
 """Many runs at once on this machine, each with its share of it."""
 
 import os
-import shutil
-import subprocess
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +9,7 @@ from typing import NamedTuple, Self
 
 from lesson import machine
 
+from workspace.base import programs
 from workspace.runs import execution, folders
 from workspace.runs.execution import Job
 
@@ -89,10 +88,8 @@ def gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    listed = programs.ask("nvidia-smi", "-L").stdout.splitlines()
+    return [str(index) for index, line in enumerate(listed) if line.startswith("GPU ")]
 
 
 def cpus() -> int:

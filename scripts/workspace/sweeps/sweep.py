@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workspace.base import cli, places
+from workspace.base import cli
 from workspace.base.cli import UserError
 from workspace.base.files import replacing
 from workspace.runs import background, folders, notebook_parameters, sweep_record, warm
@@ -132,7 +132,7 @@ class Sweep:
         about = {"notebook": name, "axes": repr(self._axes), "method": self._options.method}
         if self._options.seed:
             about["seed"] = str(self._options.seed)
-        return places.work() / "runs" / f"{name}-sweep-{plans.identity(about)}"
+        return folders.top() / f"{name}-sweep-{plans.identity(about)}"
 
     def _plan(self) -> Plan:
         """Its plan. Raises UserError for axes that the method cannot take."""

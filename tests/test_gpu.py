@@ -16,7 +16,7 @@ from labs import REPOSITORY
 from lesson import machine, parameters, system
 from small import METRICS, PARAMETERS, arguments, environment, notebook
 from stand_ins import program
-from workspace.base.programs import ask
+from workspace.base.programs import NOT_THERE, ask
 from workspace.base.verdicts import State
 from workspace.host import gpu, installer
 from workspace.host.causes import Cause
@@ -237,3 +237,14 @@ def test_runs_that_take_the_whole_machine_see_all_gpus_one_after_the_other(tmp_p
     first, second = seen(tmp_path)
     assert (first["gpus"], second["gpus"]) == ("all", "all")
     assert first["ended"] <= second["begun"]
+
+
+def test_a_program_that_may_not_be_executed_is_none_and_one_that_may_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho asked\n")
+    assert ask("nvidia-smi").returncode == NOT_THERE
+    tool.chmod(0o755)
+    assert ask("nvidia-smi").stdout == "asked\n"

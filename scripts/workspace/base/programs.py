@@ -24,7 +24,7 @@ def ask(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str
     """
     try:
         return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter where the PATH has a folder that is closed to this user
         if options.get("check"):
             raise
         return subprocess.CompletedProcess(command, NOT_THERE, "", "")
